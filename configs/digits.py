@@ -1,0 +1,23 @@
+"""A small ViT on scikit-learn's hand-written digits: 8x8 pixels, 10 classes, no download.
+
+python train.py --config configs/digits.py
+"""
+
+from vit_jax import ViT
+from vit_jax.config import Config
+from vit_jax.data.source import DataConfig
+from vit_jax.ops.augment import AugmentConfig
+from vit_jax.optim import OptimConfig
+
+config = Config(
+    model=ViT(patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128, pool="gap"),
+    data=DataConfig(name="digits", train_split="train[:90%]", eval_split="train[90%:]"),
+    augment=AugmentConfig(crop_padding=1),
+    optim=OptimConfig(
+        learning_rate=2e-3, weight_decay=0.05, warmup_epochs=3, clip_norm=1.0, ema_decay=0.99
+    ),
+    batch_size=64,
+    epochs=40,
+    label_smoothing=0.1,
+    checkpoint_every_epochs=10,
+)

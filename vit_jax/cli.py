@@ -1,0 +1,208 @@
+"""The commands: `python train.py …` and `vit-jax COMMAND …`.
+
+Exit codes: 0 done; 1 failed while running; 2 the command or config is wrong; 130 after Ctrl-C;
+143 after SIGTERM.
+"""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import vit_jax
+from vit_jax.config import Config, ConfigError, load_config, resolve_length
+from vit_jax.train.loop import Resume
+from vit_jax.train.restore import Which
+
+DEFAULT_CONFIG = "configs/digits.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArguments:
+    """Train a Vision Transformer. --config FILE chooses the config (default: configs/digits.py); its
+    fields are overridden as --config.FIELD=VALUE."""
+
+    config: Config
+    workdir: str | None = None
+    """Folder of the run. Default: a fresh numbered folder under runs/."""
+    resume: Resume = "auto"
+    """auto: go on if the folder holds checkpoints; must: fail if it holds none; never: fail if it
+    holds some."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def train_command(argv: Sequence[str] | None = None) -> int:
+    """`python train.py …`: parse, train, and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return _exit_code(lambda: _train(argv), debug="--debug" in argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`vit-jax COMMAND …`: parse, run, and return the exit code."""
+    import tyro
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {"doctor": doctor, "evaluate": evaluate, "summary": summary}
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    return _exit_code(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            commands, prog="vit-jax", args=argv, use_underscores=True
+        ),
+        debug,
+    )
+
+
+def doctor() -> int:
+    """Say what this machine offers: versions, devices, and where data is looked for."""
+    from importlib.metadata import version
+
+    import jax
+
+    from vit_jax.data.tfds_source import data_dir
+
+    print(f"{'vit_jax':<18}{vit_jax.__version__}")
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
+        print(f"{name:<18}{version(name)}")
+    print(f"{'python':<18}{sys.version.split()[0]}")
+    for device in jax.local_devices():
+        print(f"{'device':<18}{device.platform}:{device.id}  {device.device_kind}")
+    folder = data_dir(None)
+    print(f"{'TFDS data':<18}{folder}{'' if folder.is_dir() else '  (not there yet)'}")
+    print(f"{'run folders':<18}{Path('runs').resolve()}")
+    return 0
+
+
+def evaluate(run: str, /, split: str | None = None, checkpoint: Which | int = "latest") -> int:
+    """Evaluate a run's model on a split of its data, every image once.
+
+    Args:
+      run: a run folder, as train.py leaves it.
+      split: a split or slice, such as "test" or "train[:10%]". Default: the run's test split.
+      checkpoint: latest, best (by held-out accuracy), or a step.
+    """
+    from vit_jax.train.restore import evaluate_run
+
+    step, split, result = evaluate_run(run, split, checkpoint)
+    print(
+        f"{run}, checkpoint {step}, {split}: accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, "
+        f"{result.examples} images"
+    )
+    return 0
+
+
+def summary(
+    model: str, /, image_size: int | tuple[int, int] | None = None, channels: int | None = None
+) -> int:
+    """Print a model's parameters, floating-point operations and shapes.
+
+    Args:
+      model: a config file, a run folder, or a published size such as B/16.
+      image_size: pixels on a side, or height and width. Default: what the config says, else 224.
+      channels: channels of an image. Default: what the config says, else 3.
+    """
+    import jax
+
+    from vit_jax.models import abstract_params, forward_flops, parameter_count, vit
+
+    path = Path(model)
+    if path.exists():
+        config = load_config(path / "config.json" if path.is_dir() else path)
+        architecture = config.model
+    else:
+        architecture = vit(model)
+    size = image_size or architecture.image_size or 224
+    channels = channels or architecture.channels or 3
+    parameters = abstract_params(architecture, size, channels)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        print(f"{jax.tree_util.keystr(keys, simple=True, separator='/'):<44}{leaf.shape}")
+    print(f"parameters         {parameter_count(architecture, size, channels):,}")
+    flops = forward_flops(architecture, size, channels)
+    print(f"FLOPs per image    {flops / 1e9:,.3f} G forward, {3 * flops / 1e9:,.3f} G training")
+    return 0
+
+
+def _train(argv: list[str]) -> int:
+    path, rest = _take_config_path(argv)
+    arguments = _parse(TrainArguments(config=load_config(path)), rest)
+    overridden = [
+        name for name in ("epochs", "steps") if any(_names(argument, name) for argument in rest)
+    ]
+    config = resolve_length(arguments.config, overridden)
+
+    from vit_jax.runs.folder import RunError, RunFolder
+    from vit_jax.train.loop import train
+    from vit_jax.train.stops import EXIT_CODES
+
+    if arguments.workdir:
+        folder = RunFolder(arguments.workdir)
+    elif arguments.resume == "must":
+        raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
+    else:
+        folder = RunFolder.numbered("runs", Path(path).stem)
+    outcome = train(config, folder, arguments.resume)
+    if outcome.stopped_by is None:
+        return 0
+    command = [argument for argument in argv if not argument.startswith(("--workdir", "--resume"))]
+    again = shlex.join(["python", "train.py", *command, f"--workdir={folder.path}"])
+    print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:\n  {again}")
+    return EXIT_CODES[outcome.stopped_by]
+
+
+def _take_config_path(argv: list[str]) -> tuple[str, list[str]]:
+    """Split off --config FILE or --config=FILE; the other arguments are fields and flags."""
+    path, rest, arguments = DEFAULT_CONFIG, [], iter(argv)
+    for argument in arguments:
+        if argument == "--config":
+            path = next(arguments, "")
+            if not path:
+                raise ConfigError("--config: name a config file, such as configs/cifar10.py")
+        elif argument.startswith("--config="):
+            path = argument.removeprefix("--config=")
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def _parse(default: TrainArguments, argv: list[str]) -> TrainArguments:
+    import tyro
+
+    return tyro.cli(
+        TrainArguments,
+        default=default,
+        args=argv,
+        prog="train.py",
+        use_underscores=True,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _names(argument: str, field: str) -> bool:
+    return argument.partition("=")[0] == f"--config.{field}"
+
+
+def _exit_code(command: Callable[[], int], debug: bool) -> int:
+    """Run a command; say what people can mend in one message, without a traceback."""
+    from vit_jax.runs.checkpoints import CheckpointError
+    from vit_jax.runs.folder import RunError
+    from vit_jax.sharding import DeviceError
+    from vit_jax.train.report import TrainingError
+
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except (TrainingError, CheckpointError) as error:
+        return _fail(error, 1, debug)
+    except (ValueError, DeviceError, RunError) as error:
+        return _fail(error, 2, debug)
+
+
+def _fail(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"Error: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""Sources of labelled images, and the feeds that bring them to the devices."""

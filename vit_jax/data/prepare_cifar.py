@@ -1,0 +1,131 @@
+"""Prepare CIFAR-10 and CIFAR-100 for TFDS without TensorFlow.
+
+TFDS's own builders download, verify and describe these sets, but unpack and encode them with
+TensorFlow. Here its builder keeps all but those two steps.
+"""
+
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.source import DataError
+
+ANSWER_SECONDS = 12.0
+"""How long the host has to answer before the download; TFDS would retry a dead one for minutes."""
+
+
+def prepare_cifar(name: str, folder: Path) -> None:
+    """Download cifar10 or cifar100 into TFDS's `folder` and prepare it, showing progress.
+
+    An archive put by hand into folder/downloads/manual is taken instead of the download. TFDS checks
+    its SHA-256 either way.
+
+    Raises:
+      DataError: the archive is not there and its host cannot be reached, or its checksum is wrong.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    builder = _builder_without_tensorflow(name, folder)
+    manual = folder / "downloads" / "manual"
+    url = builder._cifar_info.url
+    archive = manual / url.rpartition("/")[2]
+    if not archive.exists() and (error := _answer(url)):
+        raise DataError(_unreachable(name, folder, url, archive)) from error
+    print(f"Preparing {name} in {folder} (once)", flush=True)
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=str(manual), try_download_gcs=False
+            )
+        )
+    except NonMatchingChecksumError as error:
+        raise DataError(
+            f"the archive of {name} is not the published one (its SHA-256 differs): delete "
+            f"{archive if archive.exists() else folder / 'downloads'} and try again. {error}"
+        ) from error
+    except OSError as error:
+        raise DataError(_unreachable(name, folder, url, archive)) from error
+
+
+def _builder_without_tensorflow(name: str, folder: Path) -> Any:
+    from tensorflow_datasets.core import registered
+    from tensorflow_datasets.image_classification import cifar
+
+    published = {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
+
+    def split_generators(self, download_manager):
+        archive = download_manager.download(self._cifar_info.url)
+        with tarfile.open(archive) as tar:
+            facts = self._cifar_info
+            contents = {
+                file: tar.extractfile(facts.prefix + file).read()
+                for file in facts.label_files + facts.train_files + facts.test_files
+            }
+        for key, file in zip(facts.label_keys, facts.label_files, strict=True):
+            self.info.features[key].names = contents[file].decode().split()
+        return {
+            split: _examples(f"{split}_", [contents[file] for file in files], facts.label_keys)
+            for split, files in (("train", facts.train_files), ("test", facts.test_files))
+        }
+
+    # The subclass must carry the published name, and TFDS must not register it under that name.
+    with registered.skip_registration():
+        builder_class = type(
+            published.__name__,
+            (published,),
+            {
+                "name": name,
+                "_split_generators": split_generators,
+                "_get_pkg_dir_path": classmethod(lambda cls: published._get_pkg_dir_path()),
+            },
+        )
+    return builder_class(data_dir=folder, file_format="array_record")
+
+
+def _examples(prefix: str, files: list[bytes], label_keys: list[str]) -> Iterator[tuple[int, dict]]:
+    """Records of one byte per label, then 3 x 32 x 32 bytes of pixels; keys are TFDS's own."""
+    from PIL import Image
+
+    labels = len(label_keys)
+    records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, labels + 3 * 32 * 32)
+    for index, record in enumerate(records):
+        png = io.BytesIO()
+        pixels = np.ascontiguousarray(record[labels:].reshape(3, 32, 32).transpose(1, 2, 0))
+        Image.fromarray(pixels).save(png, "PNG")
+        png.seek(0)
+        example = dict(zip(label_keys, record[:labels].tolist(), strict=True))
+        yield index, {"id": f"{prefix}{index:05d}", "image": png, **example}
+
+
+def _answer(url: str) -> Exception | None:
+    """What is wrong with asking for this URL, known within `ANSWER_SECONDS`; None if it answers."""
+    import requests
+
+    found: list[Exception | None] = []
+
+    def ask():
+        try:
+            requests.head(url, timeout=ANSWER_SECONDS, allow_redirects=True).raise_for_status()
+            found.append(None)
+        except requests.RequestException as error:
+            found.append(error)
+
+    # In a thread, because no time-out of a request covers the look-up of the host's name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    return found[0] if found else TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
+
+
+def _unreachable(name: str, folder: Path, url: str, archive: Path) -> str:
+    return (
+        f"{name} is not in {folder} and its host does not answer. Either set TFDS_DATA_DIR or "
+        f"data.root to the folder that holds {name}, or fetch {url} elsewhere and put it at "
+        f"{archive}, or train on data that needs no network: --config configs/digits.py"
+    )

@@ -1,0 +1,129 @@
+"""What a data set is, and which part of it is asked for."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict):
+    image: np.ndarray
+    """uint8 [h, w, c]"""
+    label: int
+
+
+class DataError(ValueError):
+    """Data that cannot be read, found or split as asked; the message says what would be right."""
+
+
+class Source(Protocol):
+    """Labelled images by index. Anything with these four members can be trained on."""
+
+    class_names: tuple[str, ...]
+    fingerprint: str
+    """Changes whenever the examples, their order or their labels do."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of them for what."""
+
+    name: str = "digits"
+    """digits, cifar10, cifar100, or tfds:NAME for any TFDS set with image and label."""
+    root: str | None = None
+    """Folder of the data. TFDS: its data_dir; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    train_split: str = "train[:90%]"
+    """Images trained on, in TFDS's notation: a split, or a slice such as train[:90%]."""
+    eval_split: str | None = "train[90%:]"
+    """Held-out images, evaluated as training goes on; None: no such evaluation."""
+    test_split: str | None = "test"
+    """Images evaluated once, at the end; None: no test."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel, of pixels in 0..1; None: that of the training images."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation per channel, of pixels in 0..1; None: that of the training images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """A source held in memory: uint8 [n, h, w, c] and int labels [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """One end of a slice: a number of images, a percentage, or nothing."""
+
+    value: int | None = None
+    percent: bool = False
+
+    def resolve(self, length: int, default: int) -> int:
+        """The index this bound stands for in a split of `length` images."""
+        if self.value is None:
+            return default
+        index = round(self.value * length / 100) if self.percent else self.value
+        return min(max(index + length if self.value < 0 else index, 0), length)
+
+
+def parse_split(split: str) -> tuple[str, tuple[Bound, Bound]]:
+    """"train[10%:500]" -> ("train", (10 %, 500)), the slice notation of TFDS."""
+    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split.strip())
+    if not match:
+        raise DataError(
+            f"split {split!r} cannot be read: write a name, or a slice in images or per cent, such "
+            "as train, train[:90%], train[-500:]"
+        )
+    name, *bounds = match.groups()
+    start, stop = (
+        Bound() if text is None else Bound(int(text.rstrip("%")), text.endswith("%"))
+        for text in bounds
+    )
+    return name, (start, stop)
+
+
+def digest(*parts: object) -> str:
+    """A short hexadecimal fingerprint of the parts' representations."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 [n, h, w, c], of pixels in 0..1.
+
+    Computed exactly, from the histogram of the 256 pixel values.
+    """
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].reshape(-1), minlength=256)
+        mean = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+        means.append(mean)
+        stds.append(variance**0.5)
+    return tuple(means), tuple(stds)
+
+
+def check_classes(sources: Sequence[Source]) -> None:
+    """Raise a DataError unless all splits name the same classes in the same order."""
+    first, *others = sources
+    for other in others:
+        if other.class_names != first.class_names:
+            raise DataError(
+                f"the splits have different classes: {first.class_names} and {other.class_names}"
+            )

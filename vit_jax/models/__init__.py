@@ -1,0 +1,28 @@
+"""Functional Flax (Linen) modules of the Vision Transformer. The only room that imports flax."""
+
+from vit_jax.models.attention import SelfAttention
+from vit_jax.models.cost import abstract_params, forward_flops, parameter_count
+from vit_jax.models.encoder import Block, Encoder
+from vit_jax.models.layers import DropPath, LayerScale, Mlp
+from vit_jax.models.patches import PatchEmbed, grid_size
+from vit_jax.models.pooling import MapPool
+from vit_jax.models.sizes import SIZES, vit
+from vit_jax.models.vit import ViT
+
+__all__ = [
+    "SIZES",
+    "Block",
+    "DropPath",
+    "Encoder",
+    "LayerScale",
+    "MapPool",
+    "Mlp",
+    "PatchEmbed",
+    "SelfAttention",
+    "ViT",
+    "abstract_params",
+    "forward_flops",
+    "grid_size",
+    "parameter_count",
+    "vit",
+]

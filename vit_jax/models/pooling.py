@@ -1,0 +1,60 @@
+"""Attention pooling."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vit_jax.models import initializers
+from vit_jax.models.attention import attention_weights, width_per_head
+from vit_jax.models.initializers import Init
+from vit_jax.models.layers import Activation, Dense, Dtype, Mlp, layer_norm
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling, one learned query over all tokens: [b, n, d] -> [b, d].
+
+    Source: arXiv 2106.04560, section 3.2, after the Set Transformer (arXiv 1810.00825).
+    """
+
+    num_heads: int
+    mlp_dim: int | None = None
+    """Hidden width of the MLP; None: 4 * width."""
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-6
+    init_scheme: Init = "paper"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        batch, num_tokens, width = x.shape
+        head_dim = width_per_head(width, self.num_heads, None)
+
+        def dense(features, name, kernel_init):
+            bias_init = initializers.dense_bias(self.init_scheme, width)
+            return Dense(
+                features, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype, name=name
+            )
+
+        kernel_init = initializers.dense_kernel(self.init_scheme)
+        kv_init = initializers.fused_kernel(self.init_scheme, parts=2)
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        query = dense(width, "q", kernel_init)(probe.astype(self.dtype))
+        query = jnp.broadcast_to(query, (batch, 1, width))
+        key, value = jnp.split(dense(2 * width, "kv", kv_init)(x), 2, axis=-1)
+        query, key, value = (
+            part.reshape(batch, -1, self.num_heads, head_dim) for part in (query, key, value)
+        )
+        weights = attention_weights(query, key, head_dim**-0.5)
+        self.sow("intermediates", "attention", weights)
+        pooled = jnp.einsum("bkqn,bnkh->bqkh", weights.astype(value.dtype), value)
+        pooled = dense(width, "proj", kernel_init)(pooled.reshape(batch, 1, width))
+
+        mlp = Mlp(
+            4 * width if self.mlp_dim is None else self.mlp_dim,
+            activation=self.activation,
+            init_scheme=self.init_scheme,
+            dtype=self.dtype,
+            name="mlp",
+        )
+        pooled = pooled + mlp(layer_norm(self.norm_eps, self.dtype, "norm")(pooled))
+        return pooled[:, 0]

@@ -1,0 +1,269 @@
+"""The Vision Transformer (arXiv 2010.11929). Axes: b batch, h w pixels, c channels, n tokens, d width."""
+
+import functools
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Num
+
+from vit_jax.models import initializers
+from vit_jax.models.encoder import Block, Encoder
+from vit_jax.models.initializers import Init
+from vit_jax.models.layers import Activation, Dense, Dtype, layer_norm
+from vit_jax.models.patches import PatchEmbed, grid_size, pair
+from vit_jax.models.pooling import MapPool
+from vit_jax.ops.positions import sincos2d
+
+Pool = Literal["cls", "gap", "tokens-mean", "map", "none"]
+
+
+class ViT(nn.Module):
+    """Vision Transformer: images [b, h, w, c] -> logits [b, num_classes].
+
+    The fields are the architecture; with the defaults it is ViT-B/16 without a head. Tokens are
+    ordered class token, registers, patches row by row; see `features` for what else can be read.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = ViT(patch_size=4, width=48, depth=2, num_heads=3, num_classes=10)
+    >>> images = jnp.zeros((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> model.apply(variables, images).shape
+    (2, 10)
+
+    Raises:
+      ValueError: when called on a shape that the fields do not allow; names the field, the value
+        and what would be right.
+    """
+
+    patch_size: int | tuple[int, int] = 16
+    """Pixels on a side of a patch, or (height, width)."""
+    width: int = 768
+    """Channels of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    num_heads: int = 12
+    """Attention heads of a block."""
+    head_dim: int | None = None
+    """Channels of a head; None: width / num_heads."""
+    mlp_dim: int | None = None
+    """Hidden channels of a block's MLP; None: 4 * width."""
+    num_classes: int | None = None
+    """Outputs of the head; None: no head, the pooled features are returned (a training run takes
+    the number of classes from its data)."""
+    image_size: int | tuple[int, int] | None = None
+    """Declared pixels on a side, or (height, width), checked on every call; None: any."""
+    channels: int | None = None
+    """Declared channels of an image, checked on every call; None: any."""
+    pool: Pool = "cls"
+    """How tokens become one vector: the class token, the mean over patches (gap), the mean over
+    all tokens (tokens-mean), attention pooling (map), or not at all (none: logits per token)."""
+    class_token: bool | None = None
+    """Prepend a class token; None: where the pool needs one (cls, tokens-mean)."""
+    num_registers: int = 0
+    """Extra learned tokens without positions (arXiv 2309.16588)."""
+    positions: Literal["learned", "sincos2d", "none"] = "learned"
+    """Position embedding: learned (the class token has one too), fixed sine-cosine, or none."""
+    representation: int | None = None
+    """Width of a Dense + tanh before the head (pre-training heads have it); None: none."""
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
+    """The last LayerNorm: on all tokens before pooling, on the pooled vector, or none."""
+    qkv_bias: bool = True
+    """Biases in the q/k/v projection."""
+    qk_scale: float | None = None
+    """Factor on query key^T; None: head_dim ** -0.5."""
+    dropout: float = 0.0
+    """Dropout rate after the attention's output and after both layers of the MLP."""
+    attention_dropout: float = 0.0
+    """Dropout rate on the attention weights."""
+    embed_dropout: float = 0.0
+    """Dropout rate on the sum of tokens and positions."""
+    drop_path: float = 0.0
+    """Rate at which the last block's residual branches are dropped per example; the blocks before
+    it have linearly smaller rates."""
+    layer_scale: float | None = None
+    """Initial value of a learned factor per channel on each residual branch; None: no such factor."""
+    block_output_norm: bool = False
+    """A LayerNorm on every block's output."""
+    mlp_output_activation: bool = False
+    """A second activation after the MLP's second layer."""
+    activation: Activation = "gelu"
+    """gelu: exact, as in PyTorch; gelu_tanh: the tanh approximation."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm."""
+    patch_method: Literal["conv", "matmul"] = "conv"
+    """How patches are projected: strided convolution, or reshape and product. Same numbers."""
+    init_scheme: Init = "paper"
+    """Initial values: those of the paper's code, or PyTorch's defaults."""
+    head_zero_init: bool = True
+    """Start the head at zero, as the paper's code does: the first logits are all 0."""
+    cls_init_stddev: float = 0.0
+    """Standard deviation of the class token's initial values (the paper's code: 0)."""
+    position_init_stddev: float = 0.02
+    """Standard deviation of the learned positions' initial values."""
+    dtype: Dtype | None = None
+    """Compute type; parameters, softmax and norm statistics stay float32. None: float32."""
+
+    def __call__(
+        self, images: Num[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b ..."]:
+        """Logits [b, num_classes]; without a head the pooled features [b, d].
+
+        With `pool="none"` one row per token: [b, n, num_classes] or [b, n, d].
+        `train=True` needs `rngs={"dropout": key}` when a dropout or drop-path rate is above 0.
+        """
+        out = self.features(images, train=train)
+        return out["pooled"] if self.num_classes is None else out["logits"]
+
+    @nn.compact
+    def features(
+        self, images: Num[Array, "b h w c"], *, train: bool = False
+    ) -> dict[str, Float[Array, "b ..."]]:
+        """What the model computes on its way: `model.apply(variables, images, method="features")`.
+
+        Returns:
+          tokens: [b, n, d], the encoder's output (normalised where `final_norm="tokens"`);
+          pooled: [b, d] (`pool="none"`: [b, n, d]), after the representation layer if there is one;
+          logits: as `__call__` returns them; missing without a head.
+        """
+        dtype = self.dtype or "float32"
+        rows, columns = self._check(images.shape)
+        tokens = PatchEmbed(
+            self.width, self.patch_size, self.patch_method, self.init_scheme, dtype, name="patch_embed"
+        )(images.astype(dtype))
+        tokens = self._add_class_and_positions(tokens, rows, columns)
+        tokens = nn.Dropout(self.embed_dropout)(tokens, deterministic=not train)
+
+        block = functools.partial(
+            Block,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            layer_scale=self.layer_scale,
+            output_norm=self.block_output_norm,
+            mlp_output_activation=self.mlp_output_activation,
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            init_scheme=self.init_scheme,
+            dtype=dtype,
+        )
+        tokens = Encoder(self.depth, block, self.drop_path, name="encoder")(tokens, train=train)
+        if self.final_norm == "tokens":
+            tokens = layer_norm(self.norm_eps, dtype, "norm")(tokens)
+
+        pooled = self._pool(tokens)
+        if self.final_norm == "pooled":
+            pooled = layer_norm(self.norm_eps, dtype, "norm")(pooled)
+        if self.representation is not None:
+            pooled = self._linear(pooled, self.representation, "representation", zeros=False)
+            pooled = jnp.tanh(pooled)
+        out = {"tokens": tokens, "pooled": pooled}
+        if self.num_classes is not None:
+            out["logits"] = self._linear(pooled, self.num_classes, "head", self.head_zero_init)
+        return out
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether there is a class token, by `class_token` or because the pool needs one."""
+        if self.class_token is None:
+            return self.pool in ("cls", "tokens-mean")
+        return self.class_token
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the first patch: the class token and the registers."""
+        return int(self.has_class_token) + self.num_registers
+
+    def _add_class_and_positions(self, tokens, rows, columns):
+        """[b, patches, d] -> [b, n, d]: positions added, class token and registers prepended."""
+        batch, _, width = tokens.shape
+
+        def prepend(name, count, stddev):
+            extra = self.param(name, nn.initializers.normal(stddev), (1, count, width))
+            extra = jnp.broadcast_to(extra.astype(tokens.dtype), (batch, count, width))
+            return jnp.concatenate([extra, tokens], axis=1)
+
+        if self.positions == "sincos2d":
+            tokens = tokens + sincos2d(rows, columns, width).astype(tokens.dtype)
+        if self.has_class_token:
+            tokens = prepend("cls_token", 1, self.cls_init_stddev)
+        if self.positions == "learned":
+            shape = (1, tokens.shape[1], width)
+            self._check_positions(shape, rows, columns)
+            init = nn.initializers.normal(self.position_init_stddev)
+            tokens = tokens + self.param("pos_embed", init, shape).astype(tokens.dtype)
+        if self.num_registers:
+            # Registers carry no position and stand between the class token and the patches.
+            first = int(self.has_class_token)
+            cls, tokens = tokens[:, :first], tokens[:, first:]
+            tokens = jnp.concatenate(
+                [cls, prepend("register_tokens", self.num_registers, 0.02)], axis=1
+            )
+        return tokens
+
+    def _pool(self, tokens):
+        """[b, n, d] -> [b, d], or unchanged with `pool="none"`."""
+        match self.pool:
+            case "cls":
+                return tokens[:, 0]
+            case "gap":
+                return tokens[:, self.num_prefix_tokens :].mean(axis=1)
+            case "tokens-mean":
+                return tokens.mean(axis=1)
+            case "map":
+                pool = MapPool(
+                    self.num_heads,
+                    mlp_dim=self.mlp_dim,
+                    activation=self.activation,
+                    norm_eps=self.norm_eps,
+                    init_scheme=self.init_scheme,
+                    dtype=self.dtype or "float32",
+                    name="map_pool",
+                )
+                return pool(tokens)
+            case _:
+                return tokens
+
+    def _linear(self, x, features, name, zeros):
+        kernel_init = initializers.head_kernel(self.init_scheme, zeros)
+        bias_init = initializers.dense_bias(self.init_scheme, x.shape[-1])
+        if zeros:
+            bias_init = nn.initializers.zeros
+        dtype = self.dtype or "float32"
+        return Dense(
+            features, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype, name=name
+        )(x)
+
+    def _check(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The grid of patches of images of this shape; a ValueError where the fields forbid it."""
+        if len(shape) != 4:
+            raise ValueError(f"images have shape {shape}: expected four axes, [b, h, w, c]")
+        _, height, width, channels = shape
+        if self.image_size is not None and pair(self.image_size) != (height, width):
+            raise ValueError(
+                f"image_size={self.image_size} was declared, but the images are {height}x{width} "
+                "pixels: resize them, or declare their size"
+            )
+        if self.channels is not None and self.channels != channels:
+            raise ValueError(
+                f"channels={self.channels} was declared, but the images of shape {shape} have "
+                f"{channels}: images are [b, h, w, {self.channels}]"
+            )
+        if self.pool == "cls" and not self.has_class_token:
+            raise ValueError("class_token=False with pool='cls': use pool='gap', 'map' or 'none'")
+        return grid_size((height, width), self.patch_size)
+
+    def _check_positions(self, shape: tuple[int, ...], rows: int, columns: int) -> None:
+        if not self.has_variable("params", "pos_embed"):
+            return
+        found = self.get_variable("params", "pos_embed").shape
+        if found != shape:
+            raise ValueError(
+                f"the images make {rows}x{columns} patches, so pos_embed should have shape {shape}, "
+                f"but the parameters hold {found}: resize the images to the size the model was "
+                "initialised with, or resample pos_embed"
+            )

@@ -1,0 +1,118 @@
+"""Checkpoints: Orbax behind one class."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Sharding
+
+Tree = Any
+
+UNKNOWN = -1.0
+"""Stands for a score that is not known, below every real one."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is not there or cannot be restored; names the step and the folder."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, one folder per step, written in the background.
+
+    Kept are the `keep` newest and the one with the highest score.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2, read_only: bool = False):
+        import orbax.checkpoint as ocp
+
+        # Orbax reports its work through absl; what matters comes as an exception.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        policies = ocp.checkpoint_managers
+        self.folder = Path(folder).resolve()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep),
+                        policies.BestN(get_metric_fn=_score, n=1),
+                    ]
+                ),
+                best_fn=_score,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def save(self, step: int, state: Tree, notes: dict[str, Any], score: float | None) -> None:
+        """Start writing a pytree of arrays and JSON notes; the arrays may be donated afterwards.
+
+        Args:
+          step: steps done so far.
+          score: what makes a checkpoint the best, from 0 up; None: not known.
+        """
+        import orbax.checkpoint as ocp
+
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
+            ),
+            metrics={"score": UNKNOWN if score is None else score},
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's step; None when there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the highest score; None when no score is known."""
+        step = self._manager.best_step()
+        if step is None or _score(self._manager.metrics(step)) == UNKNOWN:
+            return None
+        return step
+
+    def restore(self, step: int, like: Tree, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
+        """The state and notes of a step; the state has the structure and shapes of `like`.
+
+        Raises:
+          CheckpointError: no such step, damaged files, or a state of another structure.
+        """
+        import orbax.checkpoint as ocp
+
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore()
+                ),
+            )
+        # Orbax and TensorStore raise many types, bare Exception among them.
+        except Exception as error:
+            steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} cannot be restored ({_first_line(error)}); "
+                f"there are: {steps}"
+            ) from error
+        return restored["state"], restored["notes"]
+
+    def wait(self) -> None:
+        """Wait until everything is written; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until everything is written, and end the background threads."""
+        self.wait()
+        self._manager.close()
+
+
+def _score(metrics: Any) -> float:
+    return metrics["score"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

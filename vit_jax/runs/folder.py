@@ -1,0 +1,58 @@
+"""The folder a run writes to."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+class RunFolder:
+    """Files of one run; the folder is made when it does not exist."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "log.txt").touch()
+        except OSError as error:
+            raise RunError(
+                f"the run folder {self.path} cannot be written ({error.strerror}): choose another "
+                "with --workdir"
+            ) from error
+
+    @classmethod
+    def numbered(cls, parent: str | Path, name: str) -> "RunFolder":
+        """A fresh folder: parent/name-1, or the next number that is free."""
+        for number in itertools.count(1):
+            path = Path(parent) / f"{name}-{number}"
+            if not path.exists():
+                return cls(path)
+        raise AssertionError("unreachable: count() does not end")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt."""
+        with open(self.path / "log.txt", "a") as file:
+            file.write(line + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file as a whole: a reader sees the old content or the new one."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, self.path / name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a file as JSON, as a whole."""
+        self.write_text(name, json.dumps(content, indent=2) + "\n")

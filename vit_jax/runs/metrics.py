@@ -1,0 +1,78 @@
+"""Metrics of a run as files: metrics.jsonl, metrics.csv and, where installed, TensorBoard."""
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+
+class Row(TypedDict):
+    """One event; every further key is a scalar."""
+
+    step: int
+    epoch: float
+    split: str
+
+
+class MetricWriter:
+    """Appends each row to metrics.jsonl and metrics.csv and to TensorBoard's event file.
+
+    A run that goes on after `step` first drops the rows that lie beyond it, and those of the test.
+    """
+
+    def __init__(self, folder: Path, resume_after: int | None = None):
+        self.jsonl = folder / "metrics.jsonl"
+        self.csv = folder / "metrics.csv"
+        rows = read_rows(folder) if resume_after is not None else []
+        rows = [row for row in rows if row["step"] <= (resume_after or 0) and row["split"] != "test"]
+        self.columns: list[str] = list(dict.fromkeys(key for row in rows for key in row))
+        self.jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._write_csv(rows)
+        self._tensorboard = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            purge = None if resume_after is None else resume_after + 1
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row: step, epoch, split and scalars."""
+        with open(self.jsonl, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if new := [key for key in row if key not in self.columns]:
+            self.columns += new
+            self._write_csv(read_rows(self.jsonl.parent))
+        else:
+            with open(self.csv, "a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        if self._tensorboard:
+            for key, value in row.items():
+                if key not in Row.__annotations__:
+                    self._tensorboard.add_scalar(f"{row['split']}/{key}", value, row["step"])
+
+    def close(self) -> None:
+        """Flush what TensorBoard's writer still holds."""
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def _write_csv(self, rows: list[dict[str, Any]]) -> None:
+        with open(self.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_rows(
+    folder: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True
+) -> list[dict[str, Any]]:
+    """The rows of a run folder's metrics.jsonl; a line cut short by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [row for row in rows if keep(row)]

@@ -1,0 +1,101 @@
+"""Devices, meshes, and one step on many devices: under `jax.jit` over a mesh, or under `jax.pmap`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Device = Literal["auto", "cpu", "gpu", "tpu"]
+Parallel = Literal["auto", "pmap"]
+
+# What a function for `data_parallel` takes after its batch: the mapped axis under pmap, else None.
+AXIS = "data"
+
+
+class DeviceError(RuntimeError):
+    """The devices asked for are not there, or the batch cannot be spread over them."""
+
+
+def select_devices(device: Device) -> list[jax.Device]:
+    """All local devices of a kind; "auto" takes the best that jax sees.
+
+    Raises:
+      DeviceError: jax sees no such device; the message says how to install the support for it.
+    """
+    if device == "auto":
+        return jax.local_devices()
+    try:
+        return jax.local_devices(backend=device)
+    except RuntimeError as error:
+        extra = {"gpu": "cuda12", "tpu": "tpu", "cpu": "test"}[device]
+        raise DeviceError(
+            f"device={device!r} was asked for, but jax {jax.__version__} sees only "
+            f"{', '.join(sorted({d.platform for d in jax.local_devices()}))} devices. Install the "
+            f"support with: pip install 'jax[{extra}]=={jax.__version__}' (for a CUDA 13 driver: "
+            "cuda13), or choose --config.device=cpu"
+        ) from error
+
+
+def make_mesh(devices: list[jax.Device]) -> Mesh:
+    """A mesh with axes ("data", "fsdp"): all devices along "data"."""
+    return Mesh(np.array(devices).reshape(-1, 1), ("data", "fsdp"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """Every device holds its share of the first axis."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raise a DeviceError unless the devices can share a batch evenly."""
+    devices = mesh.size
+    if batch_size % devices:
+        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise DeviceError(
+            f"batch_size={batch_size} cannot be shared evenly by {devices} devices: use {nearest}"
+        )
+
+
+def data_parallel(
+    function: Callable[..., Any], mesh: Mesh, parallel: Parallel, *, donate: bool = False
+) -> Callable[[Any, Any, Any], Any]:
+    """Compile `function(state, resident, batch, axis_name=None) -> replicated results`.
+
+    `state` and `resident` are pytrees of device arrays that every device holds; `batch` is a pytree
+    of host arrays whose first axis is split over the devices. Under `jax.jit` the function sees the
+    whole batch and `axis_name` is None; under `jax.pmap` it sees one device's share and has to sum
+    over `axis_name` itself. With `donate` the state's buffers are reused for the results.
+    """
+    donated = (0,) if donate else ()
+    if parallel == "pmap":
+        mapped = jax.pmap(
+            functools.partial(function, axis_name=AXIS),
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=list(mesh.devices.flat),
+            donate_argnums=donated,
+        )
+
+        def split(x):
+            return x.reshape(mesh.size, -1, *x.shape[1:])
+
+        return lambda state, resident, batch: mapped(state, resident, jax.tree.map(split, batch))
+
+    whole, split = replicated(mesh), batch_sharded(mesh)
+    compiled = jax.jit(
+        function,
+        in_shardings=(whole, whole, split),
+        out_shardings=whole,
+        donate_argnums=donated,
+    )
+    return lambda state, resident, batch: compiled(state, resident, jax.device_put(batch, split))

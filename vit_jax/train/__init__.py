@@ -1,0 +1,1 @@
+"""Training: the state, the step, evaluation and the loop."""

@@ -1,0 +1,242 @@
+"""The training loop."""
+
+import contextlib
+import dataclasses
+import platform
+import signal
+import time
+from importlib.metadata import version
+from typing import Any, Literal
+
+import jax
+
+import vit_jax
+
+from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json, to_json
+from vit_jax.models import forward_flops
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.folder import RunError, RunFolder
+from vit_jax.runs.metrics import read_rows
+from vit_jax.train.evaluate import Evaluation, evaluate
+from vit_jax.train.report import Report
+from vit_jax.train.setup import Job, set_up
+from vit_jax.train.state import TrainState
+from vit_jax.train.stops import StopRequest
+
+Resume = Literal["auto", "must", "never"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    summary: dict[str, Any]
+    """What summary.json holds."""
+    stopped_by: signal.Signals | None = None
+    """The signal that ended it early; None: it is complete."""
+
+
+def train(config: Config, folder: RunFolder, resume: Resume = "auto") -> Outcome:
+    """Train as the config says and leave everything about it in the folder.
+
+    Args:
+      resume: "auto" goes on from the newest checkpoint in the folder, if there is one; "must"
+        raises where there is none; "never" raises where there is one.
+
+    Raises:
+      ConfigError, DataError, DeviceError, RunError: before the first step, for what cannot work.
+      TrainingError: the loss is not a number any more.
+    """
+    started = time.perf_counter()
+    job = set_up(config)
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(folder.checkpoints, job.config.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        state, notes = _start(job, folder, checkpoints, resume)
+        start = int(state.step)
+        folder.write_text("config.json", to_json(job.config))
+        report = Report(job, folder, start, notes.get("sums"))
+        stack.callback(report.close)
+        _introduce(job, folder, report, start)
+        stop = stack.enter_context(StopRequest())
+
+        for step in range(start, job.total_steps):
+            with report.waiting_for_input():
+                plan = job.train_feed.plan(step)
+            dispatched = time.perf_counter()
+            state, metrics = job.train_step(state, job.train_feed.resident, plan)
+            report.step(step + 1, dispatched, metrics)
+            stopping = stop.signal  # read once: a signal may arrive at any moment
+            _between_steps(job, report, checkpoints, state, step + 1, stopping)
+            if stopping:
+                break
+
+        checkpoints.wait()
+        done = int(state.step)
+        results = {}
+        if done == job.total_steps and job.test_feed:
+            results = _evaluate(job, state, job.test_feed)
+            report.evaluation("test", done, results)
+        status = "complete" if done == job.total_steps else "stopped"
+        summary = _summarise(job, folder, report, status, done, results)
+        summary["seconds_total"] = time.perf_counter() - started
+        folder.write_json("summary.json", summary)
+        _draw(job, folder, results)
+        if status == "complete":
+            _say_farewell(folder, report, summary, checkpoints.best_step())
+        return Outcome(summary, stop.signal if status == "stopped" else None)
+
+
+def _between_steps(
+    job: Job,
+    report: Report,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    done: int,
+    stopping: signal.Signals | None,
+) -> None:
+    """Evaluate and save where it is due; a stopping run saves too."""
+    evaluates = job.eval_feed and job.is_due(done, job.config.eval_every_epochs)
+    saves = stopping or job.is_due(done, job.config.checkpoint_every_epochs)
+    if not (evaluates or saves):
+        return
+    report.flush()
+    score = None
+    if evaluates and job.eval_feed:
+        results = _evaluate(job, state, job.eval_feed)
+        report.evaluation("eval", done, results)
+        score = _chosen(results).accuracy
+    if saves:
+        notes = {"sums": report.sums, "class_names": job.class_names, "data": job.fingerprints}
+        checkpoints.save(done, state, notes, score)
+
+
+def _start(
+    job: Job, folder: RunFolder, checkpoints: Checkpoints, resume: Resume
+) -> tuple[TrainState, dict[str, Any]]:
+    """The initial state, or that of the newest checkpoint and the notes saved with it."""
+    newest = checkpoints.latest_step()
+    if newest is None:
+        if resume == "must":
+            raise RunError(f"--resume must: {folder.path} holds no checkpoint; --resume auto starts")
+        return job.initial_state(), {}
+    if resume == "never":
+        raise RunError(
+            f"--resume never: {folder.path} holds a run at step {newest}; go on with --resume auto, "
+            "or choose another --workdir"
+        )
+    stored = folder.path / "config.json"
+    if stored.exists():
+        _check_same_run(from_json(stored.read_text()), job.config, folder)
+    like = jax.eval_shape(job.initial_state)
+    state, notes = checkpoints.restore(newest, like, job.sharding)
+    if notes["data"] != job.fingerprints:
+        raise RunError(f"{folder.path} was trained on other data: its images or labels have changed")
+    return state, notes
+
+
+def _check_same_run(old: Config, new: Config, folder: RunFolder) -> None:
+    changed = {k: v for k, v in differences(old, new).items() if k not in RESUMABLE}
+    if changed:
+        lines = [f"  {name}: {before!r} there, {after!r} now" for name, (before, after) in changed.items()]
+        raise ConfigError(
+            f"{folder.path} holds a run with another config; go on with that one, or choose another "
+            "--workdir:\n" + "\n".join(lines)
+        )
+
+
+def _evaluate(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
+    """Results of the trained weights, under "", and of their moving average, under "_ema"."""
+    results = {"": evaluate(job.eval_step, state.params, feed)}
+    if state.ema is not None:
+        results["_ema"] = evaluate(job.eval_step, state.ema, feed)
+    return results
+
+
+def _chosen(results: dict[str, Evaluation]) -> Evaluation:
+    """The moving average's results where there is one: those are the weights to use."""
+    return results.get("_ema", results[""])
+
+
+def _introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
+    config, model = job.config, job.config.model
+    devices = f"{len(job.devices)} {job.devices[0].device_kind}"
+    report.say(f"Run folder: {folder.path}")
+    report.say(
+        f"ViT width {model.width}, depth {model.depth}, heads {model.num_heads}, patch "
+        f"{model.patch_size}: {job.parameters:,} parameters, {model.dtype}, on {devices}"
+    )
+    report.say(
+        f"{config.data.name}: {job.train_feed.num_examples:,} images to train on, "
+        f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
+        f"{job.epochs:.3g} epochs"
+    )
+    if config.optim.warmup_epochs > job.epochs:
+        report.say(
+            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this training: "
+            "the learning rate rises to its end without reaching the peak"
+        )
+    if start:
+        report.say(f"Going on from the checkpoint at step {start}")
+
+
+def _summarise(
+    job: Job,
+    folder: RunFolder,
+    report: Report,
+    status: str,
+    done: int,
+    test: dict[str, Evaluation],
+) -> dict[str, Any]:
+    model = job.config.model
+    assert model.image_size is not None and model.channels is not None
+    evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
+    last = evaluations[-1] if evaluations else {}
+    result = _chosen(test) if test else None
+    return {
+        "status": status,
+        "steps": done,
+        "epochs": done / job.steps_per_epoch,
+        "parameters": job.parameters,
+        "train_flops_per_image": 3 * forward_flops(model, model.image_size, model.channels),
+        "train_images_per_second": report.images_per_second,
+        **{f"seconds_{name}": value for name, value in report.seconds.items()},
+        "eval_accuracy": last.get("accuracy_ema", last.get("accuracy")),
+        "test_accuracy": result and result.accuracy,
+        "test_loss": result and result.loss,
+        "test_examples": result and result.examples,
+        "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
+        "class_names": list(job.class_names),
+        "versions": {
+            "vit_jax": vit_jax.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax")},
+            "orbax-checkpoint": version("orbax-checkpoint"),
+        },
+        "device_kind": job.devices[0].device_kind,
+        "device_count": len(job.devices),
+    }
+
+
+def _draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
+    from vit_jax.pictures.confusion import draw_confusion
+    from vit_jax.pictures.curves import draw_curves
+
+    folder.pictures.mkdir(exist_ok=True)
+    draw_curves(read_rows(folder.path), folder.pictures / "curves.png")
+    if test:
+        confusion = _chosen(test).confusion
+        draw_confusion(confusion, job.class_names, folder.pictures / "confusion_matrix.png")
+
+
+def _say_farewell(
+    folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
+) -> None:
+    report.say(
+        f"Done in {summary['seconds_total']:.1f} s: {summary['train_images_per_second']:,.0f} img/s in "
+        f"training, {summary['seconds_input_wait']:.2f} s waiting for input"
+    )
+    if best_step is not None:
+        report.say(f"Best held-out accuracy: checkpoint {best_step}")
+    report.say(f"Curves, confusion matrix: {folder.pictures}")
+    report.say(f"Evaluate again: vit-jax evaluate {folder.path}")

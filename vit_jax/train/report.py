@@ -1,0 +1,146 @@
+"""What a run tells: rows for the metrics files, lines for people, seconds for the summary."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.metrics import MetricWriter
+from vit_jax.train.evaluate import Evaluation
+from vit_jax.train.progress import Progress
+from vit_jax.train.setup import Job
+
+
+class TrainingError(RuntimeError):
+    """The training cannot go on; the message says at which step and why."""
+
+
+class Report:
+    """Takes each step's metrics while the next step already runs, so the devices never wait."""
+
+    def __init__(
+        self, job: Job, folder: RunFolder, start_step: int, sums: dict[str, float] | None = None
+    ):
+        self.job = job
+        self.folder = folder
+        self.writer = MetricWriter(folder.path, resume_after=start_step or None)
+        self.progress = Progress(job.total_steps, start_step, on_line=folder.log)
+        self.sums = sums or dict.fromkeys(("loss", "correct", "examples"), 0.0)
+        """Over the steps of this epoch so far; loss weighted by examples."""
+        self.seconds = {"input_wait": 0.0, "on_device": 0.0, "to_first_step": math.nan}
+        self._started = time.perf_counter()
+        self._pending: tuple[int, float, dict[str, jax.Array]] | None = None
+        self._last_result: float | None = None
+        self._steady_images = self._steady_seconds = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        before = time.perf_counter()
+        yield
+        self.seconds["input_wait"] += time.perf_counter() - before
+
+    @property
+    def images_per_second(self) -> float:
+        """Over all steps but the first, evaluations and checkpoints left out."""
+        return self._steady_images / self._steady_seconds if self._steady_seconds else math.nan
+
+    def step(self, done: int, dispatched: float, metrics: dict[str, jax.Array]) -> None:
+        """Note that a step was dispatched at that time, and report the step before it."""
+        before, self._pending = self._pending, (done, dispatched, metrics)
+        if before:
+            self._report_step(*before)
+
+    def flush(self) -> None:
+        """Report the last step dispatched; what follows is not part of the steps' time."""
+        if self._pending:
+            self._report_step(*self._pending)
+        self._pending = self._last_result = None
+
+    def evaluation(self, split: str, done: int, results: dict[str, Evaluation]) -> None:
+        """Write and say the results of a split, by weights: "" for the trained, "_ema" for the mean."""
+        row: dict[str, Any] = self._row(done, split)
+        for suffix, result in results.items():
+            row |= {f"loss{suffix}": result.loss, f"accuracy{suffix}": result.accuracy}
+        self.writer.write(row)
+        texts = [
+            f"loss{suffix} {result.loss:.4f}  accuracy{suffix} {result.accuracy:.2%}"
+            for suffix, result in results.items()
+        ]
+        examples = next(iter(results.values())).examples
+        self.say(f"{self._where(done)}  {split:<5} {'  '.join(texts)}  ({examples} images)")
+        for result in results.values():
+            if result.only_prediction is not None:
+                name = self.job.class_names[result.only_prediction]
+                self.say(
+                    f"WARNING: every prediction on {split} is the class {name!r}. The model has "
+                    "learnt nothing yet: if this stays, look at the learning rate and the labels"
+                )
+
+    def say(self, line: str) -> None:
+        """A line on the screen and in log.txt."""
+        self.progress.line(line)
+
+    def close(self) -> None:
+        """End the progress display and the metrics files."""
+        self.progress.close()
+        self.writer.close()
+
+    def _report_step(self, done: int, dispatched: float, metrics: dict[str, jax.Array]) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        self._count_time(now, dispatched, values["examples"])
+        if not math.isfinite(values["loss"]):
+            raise TrainingError(
+                f"the loss is {values['loss']} at step {done} (learning rate "
+                f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g}): try a "
+                "smaller learning rate, a longer warm-up or optim.clip_norm=1"
+            )
+        self.sums["loss"] += values["loss"] * values["examples"]
+        self.sums["correct"] += values["correct"]
+        self.sums["examples"] += values["examples"]
+        accuracy = values["correct"] / values["examples"]
+        self.progress.update(
+            done, values["loss"], accuracy, values["learning_rate"], self.images_per_second
+        )
+        if done % self.job.config.log_every_steps == 0 or done == self.job.total_steps:
+            row = self._row(done, "train")
+            row |= {"loss": values["loss"], "accuracy": accuracy}
+            row |= {name: values[name] for name in ("learning_rate", "gradient_norm")}
+            if self._steady_seconds:
+                row["images_per_second"] = self.images_per_second
+            row |= {f"seconds_{name}": self.seconds[name] for name in ("input_wait", "on_device")}
+            self.writer.write(row)
+        if done % self.job.steps_per_epoch == 0 or done == self.job.total_steps:
+            self._report_epoch(done)
+
+    def _report_epoch(self, done: int) -> None:
+        examples = self.sums["examples"]
+        means = {
+            "loss": self.sums["loss"] / examples,
+            "accuracy": self.sums["correct"] / examples,
+        }
+        self.writer.write(self._row(done, "train-epoch") | means)
+        self.say(
+            f"{self._where(done)}  train loss {means['loss']:.4f}  accuracy {means['accuracy']:.2%}"
+        )
+        self.sums = dict.fromkeys(self.sums, 0.0)
+
+    def _count_time(self, now: float, dispatched: float, examples: float) -> None:
+        if math.isnan(self.seconds["to_first_step"]):
+            self.seconds["to_first_step"] = now - self._started
+        self.seconds["on_device"] += now - max(dispatched, self._last_result or 0.0)
+        if self._last_result is not None:
+            self._steady_images += examples
+            self._steady_seconds += now - self._last_result
+        self._last_result = now
+
+    def _row(self, done: int, split: str) -> dict[str, Any]:
+        return {"step": done, "epoch": done / self.job.steps_per_epoch, "split": split}
+
+    def _where(self, done: int) -> str:
+        return f"epoch {done / self.job.steps_per_epoch:6.2f}  step {done:6d}"

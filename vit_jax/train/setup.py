@@ -1,0 +1,183 @@
+"""From a config to everything a training needs, before the first step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from vit_jax.config import Config, ConfigError
+from vit_jax.data.catalog import open_source
+from vit_jax.data.resident import ResidentFeed, gather
+from vit_jax.data.source import ArraySource, channel_statistics, check_classes
+from vit_jax.models import parameter_count
+from vit_jax.optim import make_optimizer, make_schedule
+from vit_jax.ops.metrics import Counts
+from vit_jax.sharding import (
+    check_batch,
+    data_parallel,
+    make_mesh,
+    replicated,
+    select_devices,
+)
+from vit_jax.train.state import TrainState, init_state
+from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training ready to start."""
+
+    config: Config
+    """With everything filled in that follows from data and devices."""
+    class_names: tuple[str, ...]
+    fingerprints: dict[str, str]
+    train_feed: ResidentFeed
+    eval_feed: ResidentFeed | None
+    test_feed: ResidentFeed | None
+    total_steps: int
+    devices: list[jax.Device]
+    sharding: jax.sharding.Sharding
+    """Of the state: every device holds it whole."""
+    initial_state: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+    eval_step: Callable[[Any, Any, Any], Counts]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.train_feed.steps_per_epoch
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        model = self.config.model
+        assert model.image_size is not None and model.channels is not None
+        return parameter_count(model, model.image_size, model.channels)
+
+    def is_due(self, done: int, every_epochs: float) -> bool:
+        """Whether something done every so many epochs, and at the end, is due after `done` steps."""
+        return done == self.total_steps or done % self.steps_of(every_epochs) == 0
+
+    def steps_of(self, epochs: float) -> int:
+        """The number of steps, at least one, nearest to a number of epochs."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+
+def set_up(config: Config) -> Job:
+    """Open the data, choose the devices, build model and optimiser, compile nothing yet.
+
+    Raises:
+      ConfigError, DataError, DeviceError, ValueError: what the config asks for cannot be had; the
+        message names the field and what would be right.
+    """
+    devices = select_devices(config.device)
+    mesh = make_mesh(devices)
+    check_batch(config.batch_size, mesh)
+    train, held_out, test = (
+        open_source(config.data, split) if split else None
+        for split in (config.data.train_split, config.data.eval_split, config.data.test_split)
+    )
+    if train is None:
+        raise ConfigError("data.train_split is empty: name the images to train on")
+    splits = {"train": train, "eval": held_out, "test": test}
+    splits = {name: source for name, source in splits.items() if source is not None}
+    check_classes(list(splits.values()))
+    config = _fill_in(config, train, devices[0].platform)
+
+    sharding = replicated(mesh)
+    feeds = {
+        name: ResidentFeed(
+            source, config.batch_size, sharding, seed=config.seed if name == "train" else None
+        )
+        for name, source in splits.items()
+    }
+    steps_per_epoch = feeds["train"].steps_per_epoch
+    total_steps = config.steps or max(1, round((config.epochs or 0) * steps_per_epoch))
+    recipe = make_recipe(config, total_steps, steps_per_epoch)
+    start = functools.partial(
+        init_state,
+        recipe.model,
+        recipe.optimizer,
+        image_shape=train.images.shape[1:],
+        ema=recipe.ema_decay is not None,
+    )
+    key = stream_key(config.seed, INIT)
+    jax.eval_shape(start, key)  # a wrong shape is an error here, not after minutes of compiling
+
+    def step(state, resident, plan, axis_name=None):
+        return train_step(state, gather(resident, plan), recipe, axis_name)
+
+    def evaluation(params, resident, plan, axis_name=None):
+        return eval_step(params, gather(resident, plan), recipe, axis_name)
+
+    return Job(
+        config=config,
+        class_names=train.class_names,
+        fingerprints={name: source.fingerprint for name, source in splits.items()},
+        train_feed=feeds["train"],
+        eval_feed=feeds.get("eval"),
+        test_feed=feeds.get("test"),
+        total_steps=total_steps,
+        devices=devices,
+        sharding=sharding,
+        initial_state=lambda: jax.jit(start, out_shardings=sharding)(key),
+        train_step=data_parallel(step, mesh, config.parallel, donate=True),
+        eval_step=data_parallel(evaluation, mesh, config.parallel),
+    )
+
+
+def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
+    """The config with what follows from the data (shapes, classes, statistics) and the devices."""
+    model, data = config.model, config.data
+    _, height, width, channels = train.images.shape
+    classes = len(train.class_names)
+    if model.num_classes not in (None, classes):
+        raise ConfigError(
+            f"model.num_classes={model.num_classes}, but {data.name} has {classes} classes: leave "
+            "it out, it follows from the data"
+        )
+    if model.dtype is not None and config.dtype not in ("auto", model.dtype):
+        raise ConfigError(
+            f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
+            "follows from it"
+        )
+    mean, std = channel_statistics(train.images)
+    mean, std = data.mean or mean, data.std or std
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ConfigError(
+            f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
+            f"{channels} numbers, and those of std above 0"
+        )
+    dtype = model.dtype or config.dtype
+    if dtype == "auto":
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    model = dataclasses.replace(
+        model,
+        num_classes=classes,
+        image_size=(height, width) if model.image_size is None else model.image_size,
+        channels=channels if model.channels is None else model.channels,
+        dtype=dtype,
+    )
+    data = dataclasses.replace(data, mean=mean, std=std)
+    return dataclasses.replace(config, model=model, data=data, dtype=dtype)
+
+
+def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recipe:
+    """The recipe of a config whose statistics are filled in."""
+    schedule = make_schedule(config.optim, total_steps, steps_per_epoch)
+    assert config.data.mean is not None and config.data.std is not None
+    return Recipe(
+        model=config.model,
+        optimizer=make_optimizer(config.optim, schedule),
+        schedule=schedule,
+        augment=config.augment,
+        mean=config.data.mean,
+        std=config.data.std,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.optim.ema_decay,
+        seed=config.seed,
+    )
