@@ -1,4 +1,4 @@
-"""Train a Vision Transformer: python train.py --config configs/cifar10.py [--config.FIELD=VALUE …]"""
+"""Train a ViT: python train.py --config configs/cifar10.py [--config.FIELD=VALUE …]"""
 
 import sys
 

@@ -10,14 +10,34 @@ from vit_jax.ops.augment import AugmentConfig
 from vit_jax.optim import OptimConfig
 
 config = Config(
-    model=ViT(patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128, pool="gap"),
-    data=DataConfig(name="digits", train_split="train[:90%]", eval_split="train[90%:]"),
+    model=ViT(
+        patch_size=2,
+        width=64,
+        depth=4,
+        num_heads=4,
+        mlp_dim=128,
+        pool="gap",
+        positions="sincos2d",
+    ),
+    data=DataConfig(
+        name="digits",
+        train_split="train[:90%]",
+        eval_split="train[90%:]",
+        test_split="test",
+    ),
     augment=AugmentConfig(crop_padding=1),
     optim=OptimConfig(
-        learning_rate=2e-3, weight_decay=0.05, warmup_epochs=3, clip_norm=1.0, ema_decay=0.99
+        name="adamw",
+        learning_rate=2e-3,
+        b2=0.95,
+        weight_decay=0.05,
+        warmup_epochs=3,
+        clip_norm=1.0,
+        ema_decay=0.99,
     ),
-    batch_size=64,
-    epochs=40,
     label_smoothing=0.1,
-    checkpoint_every_epochs=10,
+    batch_size=32,
+    epochs=80,
+    eval_every_epochs=5,
+    checkpoint_every_epochs=20,
 )

@@ -20,8 +20,8 @@ DEFAULT_CONFIG = "configs/digits.py"
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
-    """Train a Vision Transformer. --config FILE chooses the config (default: configs/digits.py); its
-    fields are overridden as --config.FIELD=VALUE."""
+    """Train a Vision Transformer. --config FILE chooses the config (default: configs/digits.py);
+    --config.FIELD=VALUE overrides a field."""
 
     config: Config
     workdir: str | None = None
@@ -87,8 +87,8 @@ def evaluate(run: str, /, split: str | None = None, checkpoint: Which | int = "l
 
     step, split, result = evaluate_run(run, split, checkpoint)
     print(
-        f"{run}, checkpoint {step}, {split}: accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, "
-        f"{result.examples} images"
+        f"{run}, checkpoint {step}, {split}: accuracy {result.accuracy:.2%}, "
+        f"loss {result.loss:.4f}, {result.examples} images"
     )
     return 0
 

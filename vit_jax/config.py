@@ -1,4 +1,4 @@
-"""A run is a config: load one from a file, override its fields, write it as JSON and read it back."""
+"""A run is a config: load one from a file, write it as JSON, read it back, compare two."""
 
 import dataclasses
 import difflib
@@ -94,8 +94,8 @@ def resolve_length(config: Config, overridden: Sequence[str] = ()) -> Config:
     lengths = [length for length in (config.epochs, config.steps) if length is not None]
     if len(lengths) != 1:
         raise ConfigError(
-            f"epochs={config.epochs} and steps={config.steps}: exactly one of them says how long to "
-            "train"
+            f"epochs={config.epochs} and steps={config.steps}: exactly one of them says how "
+            "long to train"
         )
     if lengths[0] <= 0:
         raise ConfigError(f"epochs={config.epochs}, steps={config.steps}: should be above 0")
@@ -165,10 +165,12 @@ def _plain(value: Any) -> Any:
 
 
 def _build(hint: Any, value: Any, where: str) -> Any:
-    """`value`, as JSON gives it, as an object of type `hint`; `where` is the field's dotted name."""
+    """`value`, read from JSON, as an object of type `hint`; `where` is its dotted name."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}={value!r}: expected an object with the fields of {hint.__name__}")
+            raise ConfigError(
+                f"{where}={value!r}: expected an object with the fields of {hint.__name__}"
+            )
         hints, names = get_type_hints(hint), _fields(hint)
         for name in value:
             if name not in names:
@@ -200,4 +202,4 @@ def _matches(hint: Any, value: Any) -> bool:
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
-    return getattr(hint, "__name__", None) if get_origin(hint) is None else str(hint)
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

@@ -14,8 +14,8 @@ class OptimConfig:
     """The optimiser, its schedule and what is done to gradients and weights."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """adamw: decoupled weight decay (arXiv 1711.05101); sgd: momentum, decay added to the gradient.
-    Both as in torch.optim."""
+    """adamw: decoupled weight decay (arXiv 1711.05101); sgd: momentum, with the decay added to the
+    gradient. Both as in torch.optim."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -47,7 +47,7 @@ class OptimConfig:
 
 
 def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """step -> learning rate. A training shorter than its warm-up ends while the rate still rises."""
+    """step -> learning rate. A training shorter than its warm-up ends as the rate still rises."""
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     peak, final = config.learning_rate, config.final_learning_rate
     rest = max(total_steps - warmup_steps, 1)
@@ -96,5 +96,5 @@ def ema_update(ema: Params, params: Params, decay: float, step: jax.Array) -> Pa
     The smaller decay lets the average forget the initial weights, as in TensorFlow's
     ExponentialMovingAverage with `num_updates`.
     """
-    decay = jax.numpy.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+    keep = jax.numpy.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1 - keep) * (p - e), ema, params)

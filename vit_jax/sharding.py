@@ -1,7 +1,8 @@
-"""Devices, meshes, and one step on many devices: under `jax.jit` over a mesh, or under `jax.pmap`."""
+"""Devices, meshes, and one step on many devices: by `jax.jit` over a mesh, or by `jax.pmap`."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -37,6 +38,16 @@ def select_devices(device: Device) -> list[jax.Device]:
             f"support with: pip install 'jax[{extra}]=={jax.__version__}' (for a CUDA 13 driver: "
             "cuda13), or choose --config.device=cpu"
         ) from error
+
+
+def overlooked_gpu(devices: list[jax.Device]) -> str | None:
+    """What to do where the machine has an NVIDIA GPU and the run is about to use the CPU."""
+    if devices[0].platform != "cpu" or not Path("/proc/driver/nvidia/version").exists():
+        return None
+    return (
+        "this machine has an NVIDIA GPU that jax does not see, so the CPU is used. For the GPU: "
+        f"pip install 'jax[cuda12]=={jax.__version__}' (CUDA 13 driver: cuda13)"
+    )
 
 
 def make_mesh(devices: list[jax.Device]) -> Mesh:

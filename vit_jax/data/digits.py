@@ -1,22 +1,24 @@
 """Hand-written digits that come with scikit-learn: 1,797 real images, no download."""
 
+from typing import Any
+
 import numpy as np
 
 from vit_jax.data.source import ArraySource, DataError, digest
 
 
 def digits(split: str) -> ArraySource:
-    """"train" or "test" of the 8x8 digits (UCI Optical Recognition of Handwritten Digits, test part).
+    """The 8x8 digits (test part of UCI's Optical Recognition of Handwritten Digits).
 
-    Every fifth image of each class is a test image: 1,442 train, 355 test. Pixels 0..16 become
-    0..255. Within a split the order is shuffled by a fixed seed, so that any slice holds all classes
-    and writers.
+    There are two splits: every fifth image of each class is a test image, which leaves 1,442 to
+    train on and 355 to test. Pixels 0..16 become 0..255. Within a split the order is shuffled by a
+    fixed seed, so that any slice holds all classes and writers.
     """
     from sklearn.datasets import load_digits
 
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} of digits: there are 'train' and 'test'")
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int32)
 

@@ -22,8 +22,8 @@ ANSWER_SECONDS = 12.0
 def prepare_cifar(name: str, folder: Path) -> None:
     """Download cifar10 or cifar100 into TFDS's `folder` and prepare it, showing progress.
 
-    An archive put by hand into folder/downloads/manual is taken instead of the download. TFDS checks
-    its SHA-256 either way.
+    An archive put by hand into folder/downloads/manual is taken instead of the download. TFDS
+    checks its SHA-256 either way.
 
     Raises:
       DataError: the archive is not there and its host cannot be reached, or its checksum is wrong.
@@ -61,12 +61,14 @@ def _builder_without_tensorflow(name: str, folder: Path) -> Any:
 
     def split_generators(self, download_manager):
         archive = download_manager.download(self._cifar_info.url)
+        facts = self._cifar_info
+        contents: dict[str, bytes] = {}
         with tarfile.open(archive) as tar:
-            facts = self._cifar_info
-            contents = {
-                file: tar.extractfile(facts.prefix + file).read()
-                for file in facts.label_files + facts.train_files + facts.test_files
-            }
+            for file in facts.label_files + facts.train_files + facts.test_files:
+                # Read in memory: nothing is unpacked, so no member can write anywhere.
+                member = tar.extractfile(facts.prefix + file)
+                assert member is not None, "TFDS has checked the archive's checksum"
+                contents[file] = member.read()
         for key, file in zip(facts.label_keys, facts.label_files, strict=True):
             self.info.features[key].names = contents[file].decode().split()
         return {

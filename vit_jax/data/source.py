@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -19,12 +19,19 @@ class DataError(ValueError):
     """Data that cannot be read, found or split as asked; the message says what would be right."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Labelled images by index. Anything with these four members can be trained on."""
 
-    class_names: tuple[str, ...]
-    fingerprint: str
-    """Changes whenever the examples, their order or their labels do."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by label."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the examples, their order or their labels do."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -38,7 +45,7 @@ class DataConfig:
     name: str = "digits"
     """digits, cifar10, cifar100, or tfds:NAME for any TFDS set with image and label."""
     root: str | None = None
-    """Folder of the data. TFDS: its data_dir; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    """Folder of the data. TFDS: its data_dir; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     train_split: str = "train[:90%]"
     """Images trained on, in TFDS's notation: a split, or a slice such as train[:90%]."""
     eval_split: str | None = "train[90%:]"
@@ -83,7 +90,7 @@ class Bound:
 
 
 def parse_split(split: str) -> tuple[str, tuple[Bound, Bound]]:
-    """"train[10%:500]" -> ("train", (10 %, 500)), the slice notation of TFDS."""
+    """ "train[10%:500]" -> ("train", (10 %, 500)), the slice notation of TFDS."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split.strip())
     if not match:
         raise DataError(

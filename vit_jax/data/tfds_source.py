@@ -145,10 +145,14 @@ def _records(builder: Any, split: str) -> Iterator[Any]:
     from tensorflow_datasets.proto import tf_example_pb2
 
     info = builder.info.splits[split]
-    read = _read_tfrecord if str(info.filename_template.filetype_suffix) == "tfrecord" else _read_array_record
+    read = (
+        _read_tfrecord
+        if str(info.filename_template.filetype_suffix) == "tfrecord"
+        else _read_array_record
+    )
     for path in info.filepaths:
         for raw in read(str(path)):
-            yield tf_example_pb2.Example.FromString(raw)
+            yield tf_example_pb2.Example.FromString(raw)  # pyrefly: ignore[missing-attribute]
 
 
 def _read_array_record(path: str) -> Iterator[bytes]:
@@ -160,7 +164,7 @@ def _read_array_record(path: str) -> Iterator[bytes]:
 
 
 def _read_tfrecord(path: str) -> Iterator[bytes]:
-    """A record: its length (u64), a checksum of that (u32), the bytes, a checksum of these (u32)."""
+    """A record: its length (u64), its checksum (u32), the bytes, their checksum (u32)."""
     with open(path, "rb") as file:
         while header := file.read(12):
             (length,) = struct.unpack("<Q", header[:8])

@@ -26,9 +26,7 @@ def parameter_count(model: ViT, image_size: int | tuple[int, int] = 224, channel
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def forward_flops(
-    model: ViT, image_size: int | tuple[int, int] = 224, channels: int = 3
-) -> int:
+def forward_flops(model: ViT, image_size: int | tuple[int, int] = 224, channels: int = 3) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two.
 
     Matrix products only: patch embedding, q/k/v, attention, projection, MLP, pooling and head.

@@ -11,10 +11,10 @@ from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, 
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attn(norm(x)), then x + mlp(norm(x)); [b, n, d] -> [b, n, d].
+    """Pre-norm transformer block, [b, n, d] -> [b, n, d]: x + attn(norm(x)), then x + mlp(norm(x)).
 
-    Source: arXiv 2010.11929, equations 2 and 3. `LayerScale` and `DropPath`, where asked for, act on
-    both residual branches.
+    Source: arXiv 2010.11929, equations 2 and 3. `LayerScale` and `DropPath`, where asked for, act
+    on both residual branches.
     """
 
     num_heads: int

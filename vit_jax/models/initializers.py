@@ -4,23 +4,24 @@ import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 Init = Literal["paper", "torch"]
 
 
 def dense_kernel(scheme: Init) -> nn.initializers.Initializer:
-    """Kernels of attention and MLP: Glorot uniform (paper) or U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Kernels of attention and MLP: Glorot uniform (paper), or U(-b, b), b = 1/sqrt(fan_in)."""
     return nn.initializers.xavier_uniform() if scheme == "paper" else _torch_kernel()
 
 
 def dense_bias(scheme: Init, fan_in: int, stddev: float = 0.0) -> nn.initializers.Initializer:
-    """Biases: N(0, stddev) (paper; zeros by default) or PyTorch's U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Biases: N(0, stddev) (paper; zeros by default), or PyTorch's U(-b, b), b = 1/sqrt(fan_in)."""
     return nn.initializers.normal(stddev) if scheme == "paper" else _torch_bias(fan_in)
 
 
 def fused_kernel(scheme: Init, parts: int) -> nn.initializers.Initializer:
-    """[d, parts * h], such as q, k and v: each part drawn as the separate [d, h] matrix it stands for.
+    """[d, parts * h], such as q, k and v: each part is drawn as the [d, h] matrix it stands for.
 
     PyTorch's bound depends on the fan-in alone, so there one draw serves all parts.
     """
@@ -30,7 +31,7 @@ def fused_kernel(scheme: Init, parts: int) -> nn.initializers.Initializer:
         1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=1
     )
 
-    def init(key, shape, dtype):
+    def init(key, shape, dtype=jnp.float32):
         width, fused = shape
         return separate(key, (width, parts, fused // parts), dtype).reshape(shape)
 
@@ -57,7 +58,7 @@ def _torch_kernel() -> nn.initializers.Initializer:
 def _torch_bias(fan_in: int) -> nn.initializers.Initializer:
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key, shape, dtype):
+    def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

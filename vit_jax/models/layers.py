@@ -19,15 +19,26 @@ def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..
     return jax.nn.gelu(x, approximate=activation == "gelu_tanh")
 
 
-class Dense(nn.Dense):
-    """`flax.linen.Dense` on [..., d] -> [..., features], computed as one [tokens, d] matrix product.
+class Dense(nn.Module):
+    """A linear layer, [..., d] -> [..., features], computed as one product of [tokens, d].
 
-    XLA's CPU backend runs the flattened product about 1.5 times as fast as the batched one.
+    The parameters are those of `flax.linen.Dense`. On XLA's CPU backend the flattened product makes
+    a whole training step about 1.3 times as fast as the batched one.
     """
 
-    def __call__(self, inputs: Float[Array, "*tokens d"]) -> Float[Array, "*tokens features"]:
-        flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
-        return flat.reshape(*inputs.shape[:-1], self.features)
+    features: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*tokens d"]) -> Float[Array, "*tokens features"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        flat = jnp.dot(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            flat += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return flat.reshape(*x.shape[:-1], self.features)
 
 
 def layer_norm(epsilon: float, dtype: Dtype, name: str) -> nn.LayerNorm:

@@ -26,7 +26,7 @@ class MapPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        batch, num_tokens, width = x.shape
+        batch, _, width = x.shape
         head_dim = width_per_head(width, self.num_heads, None)
 
         def dense(features, name, kernel_init):

@@ -47,4 +47,5 @@ def vit(name: str, num_classes: int | None = 1000, **fields: Any) -> ViT:
             f"name={name!r}: expected SIZE/PATCH with SIZE one of {', '.join(SIZES)} and PATCH in "
             "pixels, such as 'B/16'"
         )
-    return ViT(**{"patch_size": int(patch), **SIZES[size]._asdict(), "num_classes": num_classes} | fields)
+    named: dict[str, Any] = {"patch_size": int(patch), **SIZES[size]._asdict()}
+    return ViT(**named | {"num_classes": num_classes} | fields)

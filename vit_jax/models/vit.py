@@ -1,4 +1,7 @@
-"""The Vision Transformer (arXiv 2010.11929). Axes: b batch, h w pixels, c channels, n tokens, d width."""
+"""The Vision Transformer (arXiv 2010.11929).
+
+Axes: b batch, h w pixels, c channels, n tokens, d width, k heads.
+"""
 
 import functools
 from typing import Literal
@@ -82,7 +85,7 @@ class ViT(nn.Module):
     """Rate at which the last block's residual branches are dropped per example; the blocks before
     it have linearly smaller rates."""
     layer_scale: float | None = None
-    """Initial value of a learned factor per channel on each residual branch; None: no such factor."""
+    """Initial value of a learned factor per channel on each residual branch; None: none."""
     block_output_norm: bool = False
     """A LayerNorm on every block's output."""
     mlp_output_activation: bool = False
@@ -129,7 +132,12 @@ class ViT(nn.Module):
         dtype = self.dtype or "float32"
         rows, columns = self._check(images.shape)
         tokens = PatchEmbed(
-            self.width, self.patch_size, self.patch_method, self.init_scheme, dtype, name="patch_embed"
+            self.width,
+            self.patch_size,
+            self.patch_method,
+            self.init_scheme,
+            dtype,
+            name="patch_embed",
         )(images.astype(dtype))
         tokens = self._add_class_and_positions(tokens, rows, columns)
         tokens = nn.Dropout(self.embed_dropout)(tokens, deterministic=not train)
@@ -263,7 +271,7 @@ class ViT(nn.Module):
         found = self.get_variable("params", "pos_embed").shape
         if found != shape:
             raise ValueError(
-                f"the images make {rows}x{columns} patches, so pos_embed should have shape {shape}, "
-                f"but the parameters hold {found}: resize the images to the size the model was "
-                "initialised with, or resample pos_embed"
+                f"the images make {rows}x{columns} patches, so pos_embed should have shape "
+                f"{shape}, but the parameters hold {found}: resize the images to the size the "
+                "model was initialised with, or resample pos_embed"
             )

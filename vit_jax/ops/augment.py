@@ -16,7 +16,7 @@ class AugmentConfig:
     """What happens to training images, on the device, in the order of the fields."""
 
     crop_padding: int = 0
-    """Pixels of black padding on each side before a random crop of the original size; 0: no crop."""
+    """Pixels of black padding per side before a random crop of the original size; 0: no crop."""
     flip: bool = False
     """Mirror every other image, left to right."""
 
@@ -50,9 +50,7 @@ def random_crop(
     return jax.vmap(crop)(keys, padded)
 
 
-def random_flip(
-    keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]
-) -> UInt8[Array, "b h w c"]:
+def random_flip(keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
     """Mirror each image left to right with probability 1/2."""
     flip = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)

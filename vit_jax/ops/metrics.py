@@ -1,6 +1,7 @@
 """Metrics as sums over examples, exact when the last batch is padded: padding has mask 0."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ from vit_jax.ops.losses import cross_entropy
 class Counts:
     """Sums over examples; add two with `jax.tree.map(jnp.add, a, b)`, or over devices with psum."""
 
-    loss: Float[Array, ""]
-    """Sum of the cross-entropies, in nats."""
-    confusion: Int[Array, "classes classes"]
-    """Examples by label (row) and prediction (column)."""
+    # Arrays, or what jax puts in their place: shapes, shardings, tracers.
+    loss: Any
+    """float32 [], sum of the cross-entropies, in nats."""
+    confusion: Any
+    """int32 [classes, classes], examples by label (row) and prediction (column)."""
 
 
 def count(

@@ -16,7 +16,9 @@ def sincos2d(
       ValueError: the width is not a multiple of 4, or is 4 (one frequency spans no range).
     """
     if width % 4 or width < 8:
-        raise ValueError(f"width={width} with positions='sincos2d': use a multiple of 4, at least 8")
+        raise ValueError(
+            f"width={width} with positions='sincos2d': use a multiple of 4, at least 8"
+        )
     frequencies = temperature ** -(jnp.arange(width // 4) / (width // 4 - 1))
     y, x = jnp.mgrid[:rows, :columns]
     y, x = (axis.reshape(-1, 1) * frequencies for axis in (y, x))

@@ -26,7 +26,9 @@ class MetricWriter:
         self.jsonl = folder / "metrics.jsonl"
         self.csv = folder / "metrics.csv"
         rows = read_rows(folder) if resume_after is not None else []
-        rows = [row for row in rows if row["step"] <= (resume_after or 0) and row["split"] != "test"]
+        rows = [
+            row for row in rows if row["step"] <= (resume_after or 0) and row["split"] != "test"
+        ]
         self.columns: list[str] = list(dict.fromkeys(key for row in rows for key in row))
         self.jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._write_csv(rows)

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import jax
 
 import vit_jax
-
 from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json, to_json
 from vit_jax.models import forward_flops
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.runs.metrics import read_rows
+from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.report import Report
-from vit_jax.train.setup import Job, set_up
+from vit_jax.train.setup import Job, input_shape, set_up
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
 
@@ -118,12 +118,14 @@ def _start(
     newest = checkpoints.latest_step()
     if newest is None:
         if resume == "must":
-            raise RunError(f"--resume must: {folder.path} holds no checkpoint; --resume auto starts")
+            raise RunError(
+                f"--resume must: {folder.path} holds no checkpoint; --resume auto starts"
+            )
         return job.initial_state(), {}
     if resume == "never":
         raise RunError(
-            f"--resume never: {folder.path} holds a run at step {newest}; go on with --resume auto, "
-            "or choose another --workdir"
+            f"--resume never: {folder.path} holds a run at step {newest}; go on with --resume "
+            "auto, or choose another --workdir"
         )
     stored = folder.path / "config.json"
     if stored.exists():
@@ -131,17 +133,22 @@ def _start(
     like = jax.eval_shape(job.initial_state)
     state, notes = checkpoints.restore(newest, like, job.sharding)
     if notes["data"] != job.fingerprints:
-        raise RunError(f"{folder.path} was trained on other data: its images or labels have changed")
+        raise RunError(
+            f"{folder.path} was trained on other data: its images or labels have changed"
+        )
     return state, notes
 
 
 def _check_same_run(old: Config, new: Config, folder: RunFolder) -> None:
     changed = {k: v for k, v in differences(old, new).items() if k not in RESUMABLE}
     if changed:
-        lines = [f"  {name}: {before!r} there, {after!r} now" for name, (before, after) in changed.items()]
+        lines = [
+            f"  {name}: {before!r} there, {after!r} now"
+            for name, (before, after) in changed.items()
+        ]
         raise ConfigError(
-            f"{folder.path} holds a run with another config; go on with that one, or choose another "
-            "--workdir:\n" + "\n".join(lines)
+            f"{folder.path} holds a run with another config; go on with that one, or choose "
+            "another --workdir:\n" + "\n".join(lines)
         )
 
 
@@ -171,10 +178,12 @@ def _introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
         f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
         f"{job.epochs:.3g} epochs"
     )
+    if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
+        report.say(f"WARNING: {advice}")
     if config.optim.warmup_epochs > job.epochs:
         report.say(
-            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this training: "
-            "the learning rate rises to its end without reaching the peak"
+            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this "
+            "training: the learning rate rises to its end without reaching the peak"
         )
     if start:
         report.say(f"Going on from the checkpoint at step {start}")
@@ -189,7 +198,7 @@ def _summarise(
     test: dict[str, Evaluation],
 ) -> dict[str, Any]:
     model = job.config.model
-    assert model.image_size is not None and model.channels is not None
+    height, width, channels = input_shape(model)
     evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
     last = evaluations[-1] if evaluations else {}
     result = _chosen(test) if test else None
@@ -198,7 +207,7 @@ def _summarise(
         "steps": done,
         "epochs": done / job.steps_per_epoch,
         "parameters": job.parameters,
-        "train_flops_per_image": 3 * forward_flops(model, model.image_size, model.channels),
+        "train_flops_per_image": 3 * forward_flops(model, (height, width), channels),
         "train_images_per_second": report.images_per_second,
         **{f"seconds_{name}": value for name, value in report.seconds.items()},
         "eval_accuracy": last.get("accuracy_ema", last.get("accuracy")),
@@ -233,8 +242,8 @@ def _say_farewell(
     folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
 ) -> None:
     report.say(
-        f"Done in {summary['seconds_total']:.1f} s: {summary['train_images_per_second']:,.0f} img/s in "
-        f"training, {summary['seconds_input_wait']:.2f} s waiting for input"
+        f"Done in {summary['seconds_total']:.1f} s: {summary['train_images_per_second']:,.0f} "
+        f"img/s in training, {summary['seconds_input_wait']:.2f} s waiting for input"
     )
     if best_step is not None:
         report.say(f"Best held-out accuracy: checkpoint {best_step}")

@@ -31,7 +31,12 @@ class Progress:
             self._bar.start()
 
     def update(
-        self, done: int, loss: float, accuracy: float, learning_rate: float, images_per_second: float
+        self,
+        done: int,
+        loss: float,
+        accuracy: float,
+        learning_rate: float,
+        images_per_second: float,
     ) -> None:
         """Show the numbers of a step."""
         speed = f"{images_per_second:,.0f} img/s" if images_per_second > 0 else "compiled"

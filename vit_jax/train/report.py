@@ -62,7 +62,7 @@ class Report:
         self._pending = self._last_result = None
 
     def evaluation(self, split: str, done: int, results: dict[str, Evaluation]) -> None:
-        """Write and say the results of a split, by weights: "" for the trained, "_ema" for the mean."""
+        """Write and say a split's results: "" those of the weights, "_ema" those of their mean."""
         row: dict[str, Any] = self._row(done, split)
         for suffix, result in results.items():
             row |= {f"loss{suffix}": result.loss, f"accuracy{suffix}": result.accuracy}
@@ -97,8 +97,8 @@ class Report:
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is {values['loss']} at step {done} (learning rate "
-                f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g}): try a "
-                "smaller learning rate, a longer warm-up or optim.clip_norm=1"
+                f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g}): try "
+                "a smaller learning rate, a longer warm-up or optim.clip_norm=1"
             )
         self.sums["loss"] += values["loss"] * values["examples"]
         self.sums["correct"] += values["correct"]
@@ -125,9 +125,10 @@ class Report:
             "accuracy": self.sums["correct"] / examples,
         }
         self.writer.write(self._row(done, "train-epoch") | means)
-        self.say(
-            f"{self._where(done)}  train loss {means['loss']:.4f}  accuracy {means['accuracy']:.2%}"
-        )
+        # On the screen beside each evaluation only: a long run has many epochs.
+        if self.job.is_due(done, self.job.config.eval_every_epochs):
+            loss, accuracy = means["loss"], means["accuracy"]
+            self.say(f"{self._where(done)}  train loss {loss:.4f}  accuracy {accuracy:.2%}")
         self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:

@@ -11,12 +11,11 @@ from vit_jax.config import Config, from_json
 from vit_jax.data.catalog import open_source
 from vit_jax.data.resident import ResidentFeed, gather
 from vit_jax.models import ViT
-from vit_jax.models.patches import pair
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError
 from vit_jax.sharding import data_parallel, make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
-from vit_jax.train.setup import make_recipe
+from vit_jax.train.setup import input_shape, make_recipe
 from vit_jax.train.state import Params, init_state
 from vit_jax.train.step import eval_step
 
@@ -54,14 +53,13 @@ def load_run(folder: str | Path, checkpoint: Which | int = "latest") -> LoadedRu
         )
     config = from_json((folder / "config.json").read_text())
     model = config.model
-    assert model.image_size is not None and model.channels is not None
     # The lengths shape the learning rate, not the structure of the state.
     recipe = make_recipe(config, total_steps=1, steps_per_epoch=1)
     start = functools.partial(
         init_state,
         model,
         recipe.optimizer,
-        image_shape=(*pair(model.image_size), model.channels),
+        image_shape=input_shape(model),
         ema=config.optim.ema_decay is not None,
     )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
@@ -85,7 +83,7 @@ def load_run(folder: str | Path, checkpoint: Which | int = "latest") -> LoadedRu
 def evaluate_run(
     folder: str | Path, split: str | None = None, checkpoint: Which | int = "latest"
 ) -> tuple[int, str, Evaluation]:
-    """Evaluate a run's model on a split of its data; None: its test split, or else its held-out one.
+    """Evaluate a run's model on a split of its data; None: its test split, or its held-out one.
 
     Returns:
       the checkpoint's step, the split, and the results.

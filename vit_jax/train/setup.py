@@ -11,9 +11,10 @@ from vit_jax.config import Config, ConfigError
 from vit_jax.data.catalog import open_source
 from vit_jax.data.resident import ResidentFeed, gather
 from vit_jax.data.source import ArraySource, channel_statistics, check_classes
-from vit_jax.models import parameter_count
-from vit_jax.optim import make_optimizer, make_schedule
+from vit_jax.models import ViT, parameter_count
+from vit_jax.models.patches import pair
 from vit_jax.ops.metrics import Counts
+from vit_jax.optim import make_optimizer, make_schedule
 from vit_jax.sharding import (
     check_batch,
     data_parallel,
@@ -54,12 +55,11 @@ class Job:
 
     @functools.cached_property
     def parameters(self) -> int:
-        model = self.config.model
-        assert model.image_size is not None and model.channels is not None
-        return parameter_count(model, model.image_size, model.channels)
+        height, width, channels = input_shape(self.config.model)
+        return parameter_count(self.config.model, (height, width), channels)
 
     def is_due(self, done: int, every_epochs: float) -> bool:
-        """Whether something done every so many epochs, and at the end, is due after `done` steps."""
+        """Whether what is done every so many epochs, and at the end, is due after `done` steps."""
         return done == self.total_steps or done % self.steps_of(every_epochs) == 0
 
     def steps_of(self, epochs: float) -> int:
@@ -166,10 +166,18 @@ def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
     return dataclasses.replace(config, model=model, data=data, dtype=dtype)
 
 
+def input_shape(model: ViT) -> tuple[int, int, int]:
+    """(h, w, c) of the images of a model whose size and channels are filled in."""
+    assert model.image_size is not None
+    assert model.channels is not None
+    return (*pair(model.image_size), model.channels)
+
+
 def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recipe:
     """The recipe of a config whose statistics are filled in."""
     schedule = make_schedule(config.optim, total_steps, steps_per_epoch)
-    assert config.data.mean is not None and config.data.std is not None
+    assert config.data.mean is not None
+    assert config.data.std is not None
     return Recipe(
         model=config.model,
         optimizer=make_optimizer(config.optim, schedule),

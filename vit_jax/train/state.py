@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from vit_jax.models import ViT
 
@@ -18,8 +17,9 @@ Params = Any
 class TrainState:
     """A pytree; a step turns one into the next. Randomness and data follow from `step` alone."""
 
-    step: Int[Array, ""]
-    """Steps done."""
+    # Pytrees of arrays, or of what jax puts in their place: shapes, shardings, tracers.
+    step: Any
+    """int32 [], steps done."""
     params: Params
     opt_state: optax.OptState
     ema: Params | None

@@ -1,7 +1,7 @@
 """The two functions that run on the devices: one training step, and one batch of evaluation."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def train_step(
 
     def loss_fn(params):
         rngs = {"dropout": dropout_key}
-        logits = recipe.model.apply({"params": params}, images, train=True, rngs=rngs)
+        logits = _logits(recipe.model, params, images, train=True, rngs=rngs)
         losses = cross_entropy(logits, batch["label"], recipe.label_smoothing)
         return (losses * batch["mask"]).sum() / examples, logits
 
@@ -79,18 +79,21 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
-def eval_step(
-    params: Params, batch: Batch, recipe: Recipe, axis_name: str | None = None
-) -> Counts:
+def eval_step(params: Params, batch: Batch, recipe: Recipe, axis_name: str | None = None) -> Counts:
     """Loss and confusion matrix of a batch, summed; without augmentation, dropout or smoothing."""
     images = normalise(batch["image"], recipe.mean, recipe.std)
-    logits = recipe.model.apply({"params": params}, images)
+    logits = _logits(recipe.model, params, images)
     return _sum(count(logits, batch["label"], batch["mask"]), axis_name)
 
 
 def stream_key(seed: int, stream: int, step: Any = 0) -> jax.Array:
     """The key of one use of randomness at one step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
+
+
+def _logits(model: ViT, params: Params, images: Array, **options: Any) -> Array:
+    # Flax types `apply` for all its uses; without `mutable` it returns what the module does.
+    return cast(Array, model.apply({"params": params}, images, **options))
 
 
 def _sum(tree: Any, axis_name: str | None) -> Any:

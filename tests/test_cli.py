@@ -1,0 +1,115 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vit_jax import cli
+from vit_jax.config import Config, load_config
+from vit_jax.models import ViT
+
+ROOT = Path(__file__).parents[1]
+DIGITS = str(ROOT / "configs" / "digits.py")
+
+
+def train_py(*arguments):
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_misspelt_field_is_refused_in_one_short_message():
+    result = train_py("--config", "configs/cifar10.py", "--config.model.depht=3")
+    message = result.stdout + result.stderr
+    assert result.returncode == 2
+    assert "--config.model.depht" in message
+    assert "--config.model.depth" in message
+    assert "Traceback" not in message
+    assert len(message.splitlines()) < 12
+
+
+def test_help_names_every_field_with_its_default_and_meaning():
+    result = train_py("--config", DIGITS, "--help")
+    assert result.returncode == 0
+    text = " ".join(result.stdout.replace("│", " ").split())
+    config = load_config(DIGITS)
+    for part in ("data", "augment", "optim"):
+        for field in dataclasses.fields(getattr(config, part)):
+            assert f"--config.{part}.{field.name}" in text
+    for field in dataclasses.fields(ViT):
+        if field.name not in ("parent", "name"):
+            assert f"--config.model.{field.name} " in text
+    for field in dataclasses.fields(Config):
+        if field.name not in ("model", "data", "augment", "optim"):
+            assert f"--config.{field.name} " in text
+    assert "Peak learning rate. (default: 0.002)" in text
+    assert text.count("(default:") >= 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "configs/digit.py"], "there is no such file; perhaps"),
+        (["--config.steps=0"], "should be above 0"),
+        (["--config.epochs=1", "--config.steps=3"], "exactly one of them"),
+        (["--config.batch_size=7", "--config.device=cpu"], "shared evenly by 8 devices: use 8"),
+        (["--config.device=gpu"], r"pip install 'jax[cuda12]"),
+        (["--resume=must"], "--workdir"),
+    ],
+)
+def test_wrong_commands_exit_with_2_and_say_why(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.py").write_text(Path(DIGITS).read_text())
+    assert cli.train_command(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_overrides_reach_the_run_and_steps_replace_epochs(tmp_path, capsys):
+    arguments = f"--config {DIGITS} --config.steps=2 --config.model.depth=1 --config.device=cpu"
+    code = cli.train_command([*arguments.split(), f"--workdir={tmp_path / 'run'}"])
+    assert code == 0
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (content["steps"], content["epochs"], content["model"]["depth"]) == (2, None, 1)
+
+    # The resolved config is a config: same run, nothing left to do.
+    resolved = tmp_path / "run" / "config.json"
+    assert cli.train_command([f"--config={resolved}", f"--workdir={tmp_path / 'run'}"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "355 images" in capsys.readouterr().out
+    assert cli.main(["summary", str(tmp_path / "run")]) == 0
+    assert "encoder/block_0/attn/qkv/kernel" in capsys.readouterr().out
+
+
+def test_a_run_without_workdir_gets_a_fresh_numbered_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        arguments = ["--config", DIGITS, "--config.steps=1", "--config.data.train_split=train[:64]"]
+        assert cli.train_command([*arguments, "--config.device=cpu"]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]
+
+
+def test_summary_of_a_published_size(capsys):
+    assert cli.main(["summary", "B/16"]) == 0
+    output = capsys.readouterr().out
+    assert "86,567,656" in output
+    assert "35.128 G forward" in output
+    assert cli.main(["summary", "X/16"]) == 2
+    assert "expected SIZE/PATCH" in capsys.readouterr().err
+
+
+def test_doctor_names_versions_and_devices(capsys):
+    assert cli.main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for word in ("jax", "flax", "orbax-checkpoint", "cpu:0", "TFDS data"):
+        assert word in output

@@ -1,0 +1,60 @@
+"""README and examples run as they stand."""
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vit_jax
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_in_the_readme_runs(capsys):
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    [loss] = re.findall(r"loss (\d\.\d+)", capsys.readouterr().out)
+    # Eight images that are all alike: the best answer is 1/8 for each of eight labels.
+    assert abs(float(loss) - np.log(8)) < 0.05
+
+
+def test_every_local_link_and_config_in_the_readme_exists():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    configs = re.findall(r"configs/\w+\.py", README)
+    assert len(links) >= 3
+    assert len(configs) >= 4
+    for name in links + configs:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = README.split("## The tree")[1]
+    for room in (path for path in (ROOT / "vit_jax").iterdir() if not path.name.startswith("_")):
+        if room.name != "py.typed":
+            assert room.name in tree, room.name
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == vit_jax.__version__
+
+
+def test_own_loop_learns():
+    main = runpy.run_path(str(ROOT / "examples" / "train_your_own_loop.py"))["main"]
+    assert main(steps=120) > 0.6
+
+
+def test_nnx_gives_the_same_numbers():
+    main = runpy.run_path(str(ROOT / "examples" / "use_from_nnx.py"))["main"]
+    nnx_logits, linen_logits = main()
+    assert float(abs(linen_logits).max()) > 0.01
+    np.testing.assert_allclose(nnx_logits, linen_logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_are_short(path):
+    assert len(path.read_text().splitlines()) < 60
