@@ -38,5 +38,5 @@ config = Config(
     ),
     label_smoothing=0.05,
     batch_size=64,
-    epochs=7,
+    epochs=6,
 )

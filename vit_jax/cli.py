@@ -5,13 +5,16 @@ Exit codes: 0 done; 1 failed while running; 2 the command or config is wrong; 13
 """
 
 import dataclasses
+import difflib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import tyro
+
 import vit_jax
-from vit_jax.config import Config, ConfigError, load_config, resolve_length
+from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
 from vit_jax.train.loop import Resume
 from vit_jax.train.restore import Which
 
@@ -23,12 +26,11 @@ class TrainArguments:
     """Train a Vision Transformer. --config FILE chooses the config (default: configs/digits.py);
     --config.FIELD=VALUE overrides a field."""
 
-    config: Config
+    config: tyro.conf.FlagConversionOff[Config]
     workdir: str | None = None
     """Folder of the run. Default: a fresh numbered folder under runs/."""
     resume: Resume = "auto"
-    """auto: go on if the folder holds checkpoints; must: fail if it holds none; never: fail if it
-    holds some."""
+    """auto: go on if the folder holds checkpoints; must: fail unless it does; never: fail if so."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -41,8 +43,6 @@ def train_command(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`vit-jax COMMAND …`: parse, run, and return the exit code."""
-    import tyro
-
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {"doctor": doctor, "evaluate": evaluate, "summary": summary}
     debug = "--debug" in argv
@@ -167,8 +167,13 @@ def _take_config_path(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def _parse(default: TrainArguments, argv: list[str]) -> TrainArguments:
-    import tyro
-
+    names = field_names(default.config)
+    for argument in argv:
+        name = argument.partition("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"perhaps --config.{near[0]}" if near else "--help lists them all"
+            raise ConfigError(f"--config.{name}: there is no such field; {hint}")
     return tyro.cli(
         TrainArguments,
         default=default,

@@ -5,7 +5,7 @@ import difflib
 import json
 import runpy
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -150,6 +150,19 @@ def _differences(old: Any, new: Any, prefix: str) -> dict[str, tuple[Any, Any]]:
         elif old[name] != new[name]:
             found[prefix + name] = old[name], new[name]
     return found
+
+
+def field_names(config: Config) -> list[str]:
+    """Dotted names of all fields that hold values, such as "model.depth"."""
+    return list(_leaves(_plain(config), ""))
+
+
+def _leaves(plain: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _fields(kind: type) -> list[str]:

@@ -22,6 +22,7 @@ COMMAND = [
     *("--config.model.depth=1", "--config.model.width=16", "--config.model.num_heads=2"),
     *("--config.model.dropout=0.1", "--config.model.drop_path=0.1"),
     *("--config.log_every_steps=1", "--config.checkpoint_every_epochs=0.3"),
+    "--config.eval_every_epochs=1",
     "--config.device=cpu",
 ]
 
@@ -58,47 +59,35 @@ def stop_after(folder, step, number):
     return process.returncode, output
 
 
-def losses(folder):
-    return [(row["step"], row["loss"]) for row in read_rows(folder) if row["split"] == "train"]
+def losses(folder, split):
+    return [(row["step"], row["loss"]) for row in read_rows(folder) if row["split"] == split]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    finish(folder)
-    return folder
-
-
-def assert_same_run(folder, expected):
-    assert [step for step, _ in losses(expected)] == list(range(1, STEPS + 1))
-    assert losses(folder) == losses(expected)
-
-    def fingerprint(params):
-        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
-        return hashlib.sha256(b"".join(leaves)).hexdigest()
-
-    assert fingerprint(load_run(folder).params) == fingerprint(load_run(expected).params)
+def fingerprint(folder):
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load_run(folder).params)]
+    return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(uninterrupted, tmp_path):
-    code, _ = stop_after(tmp_path, 60, signal.SIGKILL)
+def test_stopped_three_times_and_resumed_is_the_uninterrupted_run(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(whole)
+
+    code, _ = stop_after(parts, 30, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    output = finish(tmp_path)
-    assert "Going on from the checkpoint at step" in output
-    assert_same_run(tmp_path, uninterrupted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_and_resumed(uninterrupted, tmp_path, number, code):
-    found, output = stop_after(tmp_path, 40, number)
-    assert found == code, output
-    assert "saved. Go on with:" in output
-    assert f"--workdir={tmp_path}" in output
-    stopped_at = max(row["step"] for row in read_rows(tmp_path))
-    assert stopped_at < STEPS
-    output = finish(tmp_path)
+    for step, number, expected in ((60, signal.SIGTERM, 143), (90, signal.SIGINT, 130)):
+        code, output = stop_after(parts, step, number)
+        assert code == expected, output
+        assert "Going on from the checkpoint at step" in output
+        assert "saved. Go on with:" in output
+        assert f"--workdir={parts}" in output
+    stopped_at = max(row["step"] for row in read_rows(parts))
+    assert 90 < stopped_at < STEPS
     # Saved on being asked, so that no step is lost.
-    assert f"Going on from the checkpoint at step {stopped_at}" in output
-    assert_same_run(tmp_path, uninterrupted)
+    assert f"Going on from the checkpoint at step {stopped_at}" in finish(parts)
+
+    assert [step for step, _ in losses(whole, "train")] == list(range(1, STEPS + 1))
+    for split in ("train", "train-epoch", "eval", "test"):
+        assert losses(whole, split)
+        assert losses(parts, split) == losses(whole, split), split
+    assert fingerprint(parts) == fingerprint(whole)

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -50,7 +51,7 @@ class PatchEmbed(nn.Module):
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+    def __call__(self, images: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b n d"]:
         batch, height, width, channels = images.shape
         rows, columns = grid_size((height, width), self.patch_size)
         ph, pw = pair(self.patch_size)
@@ -65,7 +66,7 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", initializers.patch_kernel(self.init_scheme), shape)
         bias_init = initializers.dense_bias(self.init_scheme, ph * pw * channels)
         bias = self.param("bias", bias_init, (self.width,))
-        images, kernel, bias = (x.astype(self.dtype) for x in (images, kernel, bias))
+        images, kernel, bias = (jnp.asarray(x, self.dtype) for x in (images, kernel, bias))
 
         if self.method == "conv":
             tokens = jax.lax.conv_general_dilated(

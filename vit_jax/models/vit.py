@@ -7,6 +7,7 @@ import functools
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
@@ -108,7 +109,7 @@ class ViT(nn.Module):
     """Compute type; parameters, softmax and norm statistics stay float32. None: float32."""
 
     def __call__(
-        self, images: Num[Array, "b h w c"], *, train: bool = False
+        self, images: Num[Array | np.ndarray, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b ..."]:
         """Logits [b, num_classes]; without a head the pooled features [b, d].
 
@@ -120,7 +121,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def features(
-        self, images: Num[Array, "b h w c"], *, train: bool = False
+        self, images: Num[Array | np.ndarray, "b h w c"], *, train: bool = False
     ) -> dict[str, Float[Array, "b ..."]]:
         """What the model computes on its way: `model.apply(variables, images, method="features")`.
 
@@ -138,7 +139,7 @@ class ViT(nn.Module):
             self.init_scheme,
             dtype,
             name="patch_embed",
-        )(images.astype(dtype))
+        )(jnp.asarray(images, dtype))
         tokens = self._add_class_and_positions(tokens, rows, columns)
         tokens = nn.Dropout(self.embed_dropout)(tokens, deterministic=not train)
 

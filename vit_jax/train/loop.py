@@ -209,6 +209,7 @@ def _summarise(
         "parameters": job.parameters,
         "train_flops_per_image": 3 * forward_flops(model, (height, width), channels),
         "train_images_per_second": report.images_per_second,
+        "seconds_to_first_step": report.seconds_to_first_step,
         **{f"seconds_{name}": value for name, value in report.seconds.items()},
         "eval_accuracy": last.get("accuracy_ema", last.get("accuracy")),
         "test_accuracy": result and result.accuracy,
@@ -241,9 +242,11 @@ def _draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
 def _say_farewell(
     folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
 ) -> None:
+    speed = summary["train_images_per_second"]
     report.say(
-        f"Done in {summary['seconds_total']:.1f} s: {summary['train_images_per_second']:,.0f} "
-        f"img/s in training, {summary['seconds_input_wait']:.2f} s waiting for input"
+        f"Done in {summary['seconds_total']:.1f} s"
+        + (f": {speed:,.0f} img/s in training" if speed else "")
+        + f", {summary['seconds_input_wait']:.2f} s waiting for input"
     )
     if best_step is not None:
         report.say(f"Best held-out accuracy: checkpoint {best_step}")

@@ -36,10 +36,10 @@ class Progress:
         loss: float,
         accuracy: float,
         learning_rate: float,
-        images_per_second: float,
+        images_per_second: float | None,
     ) -> None:
         """Show the numbers of a step."""
-        speed = f"{images_per_second:,.0f} img/s" if images_per_second > 0 else "compiled"
+        speed = f"{images_per_second:,.0f} img/s" if images_per_second else "compiled"
         text = (
             f"step {done}/{self.total_steps}  loss {loss:.4f}  accuracy {accuracy:.1%}  "
             f"lr {learning_rate:.2e}  {speed}"

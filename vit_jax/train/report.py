@@ -31,7 +31,8 @@ class Report:
         self.progress = Progress(job.total_steps, start_step, on_line=folder.log)
         self.sums = sums or dict.fromkeys(("loss", "correct", "examples"), 0.0)
         """Over the steps of this epoch so far; loss weighted by examples."""
-        self.seconds = {"input_wait": 0.0, "on_device": 0.0, "to_first_step": math.nan}
+        self.seconds = {"input_wait": 0.0, "on_device": 0.0}
+        self.seconds_to_first_step: float | None = None
         self._started = time.perf_counter()
         self._pending: tuple[int, float, dict[str, jax.Array]] | None = None
         self._last_result: float | None = None
@@ -45,9 +46,9 @@ class Report:
         self.seconds["input_wait"] += time.perf_counter() - before
 
     @property
-    def images_per_second(self) -> float:
-        """Over all steps but the first, evaluations and checkpoints left out."""
-        return self._steady_images / self._steady_seconds if self._steady_seconds else math.nan
+    def images_per_second(self) -> float | None:
+        """Over all steps but the first, evaluations and checkpoints left out; None before that."""
+        return self._steady_images / self._steady_seconds if self._steady_seconds else None
 
     def step(self, done: int, dispatched: float, metrics: dict[str, jax.Array]) -> None:
         """Note that a step was dispatched at that time, and report the step before it."""
@@ -111,9 +112,9 @@ class Report:
             row = self._row(done, "train")
             row |= {"loss": values["loss"], "accuracy": accuracy}
             row |= {name: values[name] for name in ("learning_rate", "gradient_norm")}
-            if self._steady_seconds:
+            if self.images_per_second:
                 row["images_per_second"] = self.images_per_second
-            row |= {f"seconds_{name}": self.seconds[name] for name in ("input_wait", "on_device")}
+            row |= {f"seconds_{name}": value for name, value in self.seconds.items()}
             self.writer.write(row)
         if done % self.job.steps_per_epoch == 0 or done == self.job.total_steps:
             self._report_epoch(done)
@@ -132,8 +133,8 @@ class Report:
         self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:
-        if math.isnan(self.seconds["to_first_step"]):
-            self.seconds["to_first_step"] = now - self._started
+        if self.seconds_to_first_step is None:
+            self.seconds_to_first_step = now - self._started
         self.seconds["on_device"] += now - max(dispatched, self._last_result or 0.0)
         if self._last_result is not None:
             self._steady_images += examples
