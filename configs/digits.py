@@ -28,7 +28,7 @@ config = Config(
     augment=AugmentConfig(crop_padding=1),
     optim=OptimConfig(
         name="adamw",
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         b2=0.95,
         weight_decay=0.05,
         warmup_epochs=3,

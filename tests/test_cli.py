@@ -56,7 +56,7 @@ def test_help_names_every_field_with_its_default_and_meaning():
     for field in dataclasses.fields(Config):
         if field.name not in ("model", "data", "augment", "optim"):
             assert f"--config.{field.name} " in text
-    assert "Peak learning rate. (default: 0.002)" in text
+    assert f"Peak learning rate. (default: {config.optim.learning_rate})" in text
     assert text.count("(default:") >= 60
 
 
@@ -120,3 +120,25 @@ def test_doctor_names_versions_and_devices(capsys):
     output = capsys.readouterr().out
     for word in ("jax", "flax", "orbax-checkpoint", "cpu:0", "TFDS data"):
         assert word in output
+
+
+def test_a_config_that_leaves_its_image_size_to_the_data_needs_one(capsys):
+    assert cli.main(["summary", DIGITS]) == 2
+    assert "add --image_size=PIXELS" in capsys.readouterr().err
+    assert cli.main(["summary", DIGITS, "--image_size=8", "--channels=1"]) == 0
+    # All but the head, whose classes are the data's too.
+    assert "134,336" in capsys.readouterr().out
+
+
+def test_the_command_to_go_on_keeps_all_but_workdir_and_resume():
+    arguments = ["--config.epochs", "3", "--workdir", "here", "--resume=auto", "--config.seed=1"]
+    kept = cli._without(arguments, "--workdir", "--resume")
+    assert kept == ["--config.epochs", "3", "--config.seed=1"]
+
+
+def test_a_config_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", DIGITS, "--config.model.patch_size=3", "--config.device=cpu"]
+    assert cli.train_command(arguments) == 2
+    assert "patch_size=(3, 3) does not divide" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

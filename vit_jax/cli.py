@@ -100,7 +100,7 @@ def summary(
 
     Args:
       model: a config file, a run folder, or a published size such as B/16.
-      image_size: pixels on a side, or height and width. Default: what the config says, else 224.
+      image_size: pixels on a side, or height and width. Default: the config's; 224 for a size.
       channels: channels of an image. Default: what the config says, else 3.
     """
     import jax
@@ -111,9 +111,12 @@ def summary(
     if path.exists():
         config = load_config(path / "config.json" if path.is_dir() else path)
         architecture = config.model
+        size = image_size or architecture.image_size
+        if size is None:
+            raise ConfigError(f"{model} leaves the image size to its data: add --image_size=PIXELS")
     else:
         architecture = vit(model)
-    size = image_size or architecture.image_size or 224
+        size = image_size or 224
     channels = channels or architecture.channels or 3
     parameters = abstract_params(architecture, size, channels)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(parameters):
@@ -134,20 +137,23 @@ def _train(argv: list[str]) -> int:
 
     from vit_jax.runs.folder import RunError, RunFolder
     from vit_jax.train.loop import train
+    from vit_jax.train.setup import set_up
     from vit_jax.train.stops import EXIT_CODES
 
+    if arguments.resume == "must" and not arguments.workdir:
+        raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
+    job = set_up(config)  # before the folder is made: a config that cannot work leaves none
     if arguments.workdir:
         folder = RunFolder(arguments.workdir)
-    elif arguments.resume == "must":
-        raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
     else:
         folder = RunFolder.numbered("runs", Path(path).stem)
-    outcome = train(config, folder, arguments.resume)
+    outcome = train(job, folder, arguments.resume)
     if outcome.stopped_by is None:
         return 0
-    command = [argument for argument in argv if not argument.startswith(("--workdir", "--resume"))]
-    again = shlex.join(["python", "train.py", *command, f"--workdir={folder.path}"])
-    print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:\n  {again}")
+    overrides = _without(rest, "--workdir", "--resume")
+    command = ["python", "train.py", "--config", path, *overrides, f"--workdir={folder.path}"]
+    print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:")
+    print(f"  {shlex.join(command)}")
     return EXIT_CODES[outcome.stopped_by]
 
 
@@ -164,6 +170,17 @@ def _take_config_path(argv: list[str]) -> tuple[str, list[str]]:
         else:
             rest.append(argument)
     return path, rest
+
+
+def _without(argv: list[str], *flags: str) -> list[str]:
+    """The arguments without these flags and their values, "--flag=value" or "--flag value"."""
+    kept, arguments = [], iter(argv)
+    for argument in arguments:
+        if argument in flags:
+            next(arguments, None)
+        elif argument.partition("=")[0] not in flags:
+            kept.append(argument)
+    return kept
 
 
 def _parse(default: TrainArguments, argv: list[str]) -> TrainArguments:

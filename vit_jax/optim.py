@@ -14,8 +14,7 @@ class OptimConfig:
     """The optimiser, its schedule and what is done to gradients and weights."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """adamw: decoupled weight decay (arXiv 1711.05101); sgd: momentum, with the decay added to the
-    gradient. Both as in torch.optim."""
+    """adamw (arXiv 1711.05101), or sgd with momentum; both as in torch.optim."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -25,8 +24,7 @@ class OptimConfig:
     final_learning_rate: float = 0.0
     """Learning rate at the end of cosine and linear schedules."""
     weight_decay: float = 0.0
-    """Factor on the weights, times the learning rate at every step: adamw takes 0.01 to 0.1, sgd
-    1e-4 and less."""
+    """Factor on the weights at every step; usual are 0.01 to 0.1 for adamw, 1e-4 for sgd."""
     decay: Literal["kernels", "all"] = "kernels"
     """What is decayed: the kernels of Dense layers and patches, or every parameter."""
     momentum: float = 0.9
@@ -42,8 +40,7 @@ class OptimConfig:
     clip_norm: float | None = None
     """Largest global norm of the gradient; longer ones are scaled down. None: no clipping."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights, with this decay per step; evaluation
-    reports it beside the weights themselves. None: none."""
+    """Decay per step of a moving average of the weights, evaluated beside them. None: none."""
 
 
 def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:

@@ -32,26 +32,39 @@ def random_variables():
                 value *= 0.3
         return value.astype(leaf.dtype)
 
-    def random(module, *inputs, seed=0):
-        rng = np.random.default_rng(seed)
-        params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-        return {
-            "params": jax.tree_util.tree_map_with_path(lambda p, leaf: draw(rng, p, leaf), params)
-        }
+    @functools.cache
+    def shapes(module, *inputs):
+        inputs = [jax.ShapeDtypeStruct(*each) for each in inputs]
+        return jax.eval_shape(module.init, jax.random.key(0), *inputs)
 
-    return random
+    def random_variables(module, *inputs, seed=0):
+        rng = np.random.default_rng(seed)
+        tree = shapes(module, *((x.shape, x.dtype) for x in inputs))
+        return jax.tree_util.tree_map_with_path(functools.partial(draw, rng), tree)
+
+    return random_variables
 
 
 @pytest.fixture(scope="session")
-def apply():
-    """`apply(module, variables, *inputs, **options)`: module.apply, with NumPy's arrays around it.
+def jit():
+    """jax.jit for much compiling and little computing: without optimisations, to NumPy arrays.
 
-    Compiled as a whole: XLA compiles every shape of every single operation, which takes longer.
+    On arrays of jax, each operation of a test would be compiled by itself.
     """
 
+    def jit(function):
+        compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+        return lambda *inputs: jax.tree.map(np.asarray, compiled(*inputs))
+
+    return jit
+
+
+@pytest.fixture(scope="session")
+def apply(jit):
+    """`apply(module, variables, *inputs, **options)`: module.apply, compiled by `jit`."""
+
     def apply(module, variables, *inputs, **options):
-        out = jax.jit(functools.partial(module.apply, **options))(variables, *inputs)
-        return jax.tree.map(np.asarray, out)
+        return jit(functools.partial(module.apply, **options))(variables, *inputs)
 
     return apply
 

@@ -11,10 +11,10 @@ from vit_jax import Block, Encoder, Mlp, SelfAttention
 from vit_jax.models.layers import layer_norm
 
 
-def branches(block, params, x, factors=(1, 1)):
+def branches(jit, block, params, x, factors=(1, 1)):
     """x, x after the attention, and after the MLP; the branches times `factors`."""
 
-    @jax.jit
+    @jit
     def both(params, x):
         def norm(name, x):
             return layer_norm(block.norm_eps, "float32", name).apply({"params": params[name]}, x)
@@ -50,29 +50,31 @@ def test_block_equals_torch_encoder_layer(
     np.testing.assert_allclose(apply(block, variables, x), expected, atol=1e-5)
 
 
-def test_layer_scale_acts_on_both_branches(random_variables, normal, apply):
+def test_layer_scale_acts_on_both_branches(random_variables, normal, apply, jit):
     block = Block(num_heads=3, mlp_dim=50, layer_scale=0.1)
     x = normal((2, 7, 36))
     variables = random_variables(block, x)
     params = variables["params"]
     factors = [params[f"layer_scale{number}"]["gamma"] for number in (1, 2)]
-    _, _, expected = branches(block, params, x, factors)
+    _, _, expected = branches(jit, block, params, x, factors)
     np.testing.assert_allclose(apply(block, variables, x), expected, atol=1e-5)
 
 
-def test_output_norm_is_the_last_step(random_variables, normal, apply):
+def test_output_norm_is_the_last_step(random_variables, normal, apply, jit):
     block = Block(num_heads=3, mlp_dim=50, norm_eps=0.1, output_norm=True)
     x = normal((2, 7, 36))
     variables = random_variables(block, x)
     params = variables["params"]
     scale, bias = params["norm3"]["scale"], params["norm3"]["bias"]
-    plain = np.asarray(branches(block, params, x)[-1], np.float64)
+    plain = np.asarray(branches(jit, block, params, x)[-1], np.float64)
     centred = plain - plain.mean(axis=-1, keepdims=True)
     expected = centred / np.sqrt(plain.var(axis=-1, keepdims=True) + 0.1) * scale + bias
     np.testing.assert_allclose(apply(block, variables, x), expected, atol=1e-5)
 
 
-def test_drop_path_drops_each_branch_of_each_example_on_its_own(random_variables, normal, apply):
+def test_drop_path_drops_each_branch_of_each_example_on_its_own(
+    random_variables, normal, apply, jit
+):
     examples = 256
     block = Block(num_heads=3, mlp_dim=50, drop_path=0.5)
     x = jnp.broadcast_to(normal((1, 2, 12)), (examples, 2, 12))
@@ -80,7 +82,7 @@ def test_drop_path_drops_each_branch_of_each_example_on_its_own(random_variables
     # Neither branch, the attention, the MLP, or both; what stays is doubled.
     outcomes = np.concatenate(
         [
-            branches(block, variables["params"], x[:1], factors)[-1]
+            branches(jit, block, variables["params"], x[:1], factors)[-1]
             for factors in ((0, 0), (2, 0), (0, 2), (2, 2))
         ]
     )
@@ -93,7 +95,7 @@ def test_drop_path_drops_each_branch_of_each_example_on_its_own(random_variables
     frequencies = np.bincount(distance.argmin(axis=1), minlength=4) / examples
     np.testing.assert_allclose(frequencies, 0.25, atol=4 * np.sqrt(3 / 16 / examples))
 
-    kept = branches(block, variables["params"], x)[-1]
+    kept = branches(jit, block, variables["params"], x)[-1]
     np.testing.assert_allclose(apply(block, variables, x), kept, atol=1e-5)
 
 
@@ -119,7 +121,7 @@ def test_drop_path_rates_grow_linearly_with_depth(depth, expected):
     assert all(train for _, train in rates.values())
 
 
-def test_encoder_is_its_blocks_one_after_another(random_variables, normal, apply):
+def test_encoder_is_its_blocks_one_after_another(random_variables, normal, apply, jit):
     make = functools.partial(Block, num_heads=3, mlp_dim=20)
     encoder = Encoder(3, make)
     x = normal((2, 5, 12))
@@ -130,7 +132,7 @@ def test_encoder_is_its_blocks_one_after_another(random_variables, normal, apply
     np.testing.assert_allclose(apply(encoder, variables, x), expected, atol=1e-5)
 
 
-def test_blocks_drop_their_own_examples(random_variables, normal, apply):
+def test_blocks_drop_their_own_examples(random_variables, normal, apply, jit):
     # All blocks draw from one key, and yet must not drop the same examples.
     examples = 1000
     encoder = Encoder(3, functools.partial(Block, num_heads=3, mlp_dim=20), drop_path=0.9)

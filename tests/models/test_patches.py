@@ -37,7 +37,7 @@ def test_equals_torch_convolution(
 
 @pytest.mark.parametrize(("shape", "patch_size"), SHAPES)
 def test_both_methods_give_the_same_numbers_and_gradients(
-    shape, patch_size, random_variables, normal, apply
+    shape, patch_size, random_variables, normal, apply, jit
 ):
     conv = PatchEmbed(width=36, patch_size=patch_size, method="conv")
     matmul = dataclasses.replace(conv, method="matmul")
@@ -53,7 +53,7 @@ def test_both_methods_give_the_same_numbers_and_gradients(
         def loss(variables, images):
             return (module.apply(variables, images) * weights).mean()
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, images)
+        return jit(jax.grad(loss, argnums=(0, 1)))(variables, images)
 
     chex.assert_trees_all_close(gradients(matmul), gradients(conv), rtol=1e-6, atol=1e-6)
 

@@ -16,7 +16,7 @@ from vit_jax.ops.positions import sincos2d
 SMALL = ViT(
     patch_size=(2, 3),
     width=36,
-    depth=2,
+    depth=1,
     num_heads=3,
     mlp_dim=50,
     num_classes=7,
@@ -30,17 +30,11 @@ def small(**fields):
     return dataclasses.replace(SMALL, **fields)
 
 
-def changed(variables, **leaves):
-    """The variables with other top-level parameters."""
-    return {"params": variables["params"] | leaves}
-
-
-@pytest.mark.parametrize("pool", ["cls", "gap"])
-@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize(("channels", "pool"), [(1, "cls"), (5, "gap")])
 def test_equals_a_vit_of_torch_layers_and_so_do_the_gradients(
-    channels, pool, torch, plain_vit, load, to_torch, torch_names, random_variables, normal
+    channels, pool, torch, plain_vit, load, to_torch, torch_names, random_variables, normal, jit
 ):
-    model = small(pool=pool)
+    model = small(depth=2, pool=pool)
     images = normal((2, 10, 21, channels))
     variables = random_variables(model, images)
     reference = plain_vit(
@@ -65,17 +59,16 @@ def test_equals_a_vit_of_torch_layers_and_so_do_the_gradients(
         logits = model.apply({"params": params}, images)
         return (logits * weights).sum(), logits
 
-    (_, logits), gradient = jax.jit(loss)(variables["params"])
+    (_, logits), gradient = jit(loss)(variables["params"])
     np.testing.assert_allclose(logits, expected.detach().numpy(), atol=1e-5)
-    gradient = torch_names.vit(jax.tree.map(np.asarray, gradient))
+    gradient = torch_names.vit(gradient)
     for name, parameter in reference.named_parameters():
         np.testing.assert_allclose(
             gradient[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name
         )
 
 
-@pytest.mark.parametrize("channels", [1, 5])
-@pytest.mark.parametrize(("num_heads", "head_dim"), [(3, 8), (4, 16)])
+@pytest.mark.parametrize(("num_heads", "head_dim", "channels"), [(3, 8, 1), (4, 16, 5)])
 def test_equals_the_vit_of_a_tutorial_and_its_attention(
     num_heads,
     head_dim,
@@ -89,6 +82,7 @@ def test_equals_the_vit_of_a_tutorial_and_its_attention(
     apply,
 ):
     model = small(
+        depth=2,
         num_heads=num_heads,
         head_dim=head_dim,
         qkv_bias=False,
@@ -122,24 +116,27 @@ def test_equals_the_vit_of_a_tutorial_and_its_attention(
         np.testing.assert_allclose(ours.sum(axis=-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_registers", [0, 2])
 @pytest.mark.parametrize(
-    ("pool", "class_token", "has_class_token"),
+    ("pool", "class_token", "has_class_token", "num_registers"),
     [
-        ("cls", None, True),
-        ("cls", True, True),
-        ("gap", None, False),
-        ("gap", True, True),
-        ("tokens-mean", None, True),
-        ("tokens-mean", False, False),
-        ("map", None, False),
-        ("map", True, True),
-        ("none", None, False),
-        ("none", True, True),
+        ("cls", None, True, 0),
+        ("cls", True, True, 2),
+        ("gap", None, False, 0),
+        ("gap", None, False, 2),
+        ("gap", True, True, 0),
+        ("gap", True, True, 2),
+        ("tokens-mean", None, True, 0),
+        ("tokens-mean", True, True, 2),
+        ("tokens-mean", False, False, 2),
+        ("map", None, False, 2),
+        ("map", True, True, 0),
+        ("none", None, False, 0),
+        ("none", False, False, 2),
+        ("none", True, True, 2),
     ],
 )
 def test_pools(pool, class_token, has_class_token, num_registers, random_variables, normal, apply):
-    model = small(depth=1, pool=pool, class_token=class_token, num_registers=num_registers)
+    model = small(pool=pool, class_token=class_token, num_registers=num_registers)
     images = normal((2, *IMAGE))
     variables = random_variables(model, images)
     params = variables["params"]
@@ -172,7 +169,7 @@ def test_pools(pool, class_token, has_class_token, num_registers, random_variabl
 
 
 def test_map_pool_reads_all_tokens(random_variables, normal, apply):
-    model = small(depth=1, pool="map", class_token=True, num_registers=2, norm_eps=1e-3)
+    model = small(pool="map", class_token=True, num_registers=2, norm_eps=1e-3)
     images = normal((2, *IMAGE))
     variables = random_variables(model, images)
     out, seen = apply(model, variables, images, method="features", mutable="intermediates")
@@ -186,6 +183,7 @@ def test_map_pool_reads_all_tokens(random_variables, normal, apply):
 def embedded(model, variables, images, apply):
     """The tokens before the first block, and the embedded patches in them without positions."""
     bare = dataclasses.replace(model, depth=0, pool="none", final_norm="none", num_classes=None)
+    bare = dataclasses.replace(bare, class_token=model.has_class_token)
     params = {k: v for k, v in variables["params"].items() if k not in ("encoder", "norm", "head")}
     patches = PatchEmbed(model.width, model.patch_size)
     return (
@@ -194,7 +192,7 @@ def embedded(model, variables, images, apply):
     )
 
 
-@pytest.mark.parametrize("num_registers", [0, 1, 3])
+@pytest.mark.parametrize("num_registers", [0, 3])
 @pytest.mark.parametrize("positions", ["learned", "sincos2d", "none"])
 @pytest.mark.parametrize("class_token", [True, False])
 def test_tokens_are_class_token_registers_patches(
@@ -224,7 +222,7 @@ def test_tokens_are_class_token_registers_patches(
 
 @pytest.mark.parametrize("final_norm", ["tokens", "pooled", "none"])
 def test_final_norm(final_norm, random_variables, normal, apply):
-    model = small(depth=1, pool="gap", final_norm=final_norm, norm_eps=0.1)
+    model = small(pool="gap", final_norm=final_norm, norm_eps=0.1)
     images = normal((2, *IMAGE))
     variables = random_variables(model, images)
     out = apply(model, variables, images, method="features")
@@ -252,7 +250,7 @@ def test_final_norm(final_norm, random_variables, normal, apply):
 def test_representation_is_a_dense_layer_and_tanh_before_the_head(
     pool, random_variables, normal, apply
 ):
-    model = small(depth=1, pool=pool, class_token=True, representation=11)
+    model = small(pool=pool, class_token=True, representation=11)
     images = normal((2, *IMAGE))
     variables = random_variables(model, images)
     params = variables["params"]
@@ -260,7 +258,7 @@ def test_representation_is_a_dense_layer_and_tanh_before_the_head(
     tokens = out["tokens"] if pool == "none" else out["tokens"][:, 0]
     layer = params["representation"]
     expected = np.tanh(tokens @ layer["kernel"] + layer["bias"])
-    assert expected.shape == tokens.shape[:-1] + (11,)
+    assert expected.shape == (*tokens.shape[:-1], 11)
     np.testing.assert_allclose(out["pooled"], expected, atol=1e-5)
     logits = expected @ params["head"]["kernel"] + params["head"]["bias"]
     np.testing.assert_allclose(out["logits"], logits, atol=1e-5)
@@ -295,7 +293,7 @@ def test_shapes_and_what_is_returned_without_a_head(fields, pooled, num_classes)
 
 @pytest.mark.parametrize("num_classes", [None, 7])
 def test_call_returns_one_of_the_features(num_classes, random_variables, normal, apply):
-    model = small(depth=1, num_classes=num_classes)
+    model = small(num_classes=num_classes)
     images = normal((2, *IMAGE))
     variables = random_variables(model, images)
     features = apply(model, variables, images, method="features")
@@ -332,18 +330,19 @@ def test_train_without_rates_is_evaluation_and_needs_no_key(random_variables, no
 
 
 @pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "embed_dropout", "drop_path"])
-def test_each_rate_acts_in_training_alone(rate, random_variables, normal, apply):
+def test_each_rate_acts_in_training_alone(rate, random_variables, normal, apply, jit):
     images = normal((4, *IMAGE))
-    variables = random_variables(SMALL, images)
-    noisy = small(**{rate: 0.5})
-    expected = apply(SMALL, variables, images)
+    plain = small(depth=2)  # the first block never drops its path
+    variables = random_variables(plain, images)
+    noisy = dataclasses.replace(plain, **{rate: 0.5})
+    expected = apply(plain, variables, images)
     np.testing.assert_array_equal(apply(noisy, variables, images), expected)
 
-    @jax.jit
+    @jit
     def train(key):
         return noisy.apply(variables, images, train=True, rngs={"dropout": key})
 
-    first, again, other = (np.asarray(train(jax.random.key(seed))) for seed in (0, 0, 1))
+    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
     assert np.abs(first - expected).max() > 0.01
@@ -365,7 +364,7 @@ def test_embed_dropout_acts_on_tokens_with_their_positions(random_variables, nor
 
 def test_drop_path_spares_the_first_block(random_variables, normal, apply):
     images = normal((4, *IMAGE))
-    one = small(depth=1, drop_path=0.9)
+    one = small(drop_path=0.9)
     variables = random_variables(one, images)
     out = apply(one, variables, images, train=True, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_array_equal(out, apply(one, variables, images))
@@ -384,7 +383,7 @@ def test_every_field_of_a_block_reaches_the_blocks(random_variables, normal, app
         "activation": "gelu_tanh",
         "norm_eps": 0.1,
     }
-    model = small(depth=1, block_output_norm=True, positions="none", **fields)
+    model = small(block_output_norm=True, positions="none", **fields)
     variables = random_variables(model, images)
     tokens, _ = embedded(model, variables, images, apply)
     params = variables["params"]
@@ -417,7 +416,7 @@ def test_bfloat16_keeps_parameters_in_float32(pool, random_variables, normal, ap
     assert {leaf.dtype for leaf in weights} == {np.dtype(np.float32)}
 
 
-def test_bfloat16_trains(random_variables, normal):
+def test_bfloat16_trains(random_variables, normal, jit):
     images = normal((4, *IMAGE))
     variables = random_variables(SMALL, images)
 
@@ -426,13 +425,13 @@ def test_bfloat16_trains(random_variables, normal):
             logits = model.apply({"params": params}, images)
             return (logits.astype(jnp.float32) ** 2).mean()
 
-        return jax.jit(jax.grad(loss))(variables["params"])
+        return jit(jax.grad(loss))(variables["params"])
 
     exact, half = gradient(SMALL), gradient(small(dtype="bfloat16"))
     chex.assert_trees_all_equal_shapes_and_dtypes(exact, half)
     exact, half = (np.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (exact, half))
     cosine = exact @ half / np.linalg.norm(exact) / np.linalg.norm(half)
-    assert cosine > 0.999
+    assert 0.999 < cosine < 1 - 1e-7
 
 
 # A call that the fields forbid: fields, the shape of the images, and what the message must say.
@@ -570,8 +569,6 @@ def test_a_model_is_a_comparable_hashable_dataclass():
     assert other.keys() <= names
     models = {SMALL, small(), *(small(**{name: value}) for name, value in other.items())}
     assert len(models) == 1 + len(other)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SMALL.width = 1
 
 
 def test_a_model_is_a_static_argument_of_jit(random_variables, normal):
@@ -583,47 +580,47 @@ def test_a_model_is_a_static_argument_of_jit(random_variables, normal):
         return model.apply(variables, images)
 
     images = normal((2, *IMAGE))
-    variables = random_variables(small(depth=1), images)
-    first = logits(small(depth=1), variables, images)
-    np.testing.assert_array_equal(logits(small(depth=1), variables, images), first)
+    variables = random_variables(SMALL, images)
+    first = logits(SMALL, variables, images)
+    np.testing.assert_array_equal(logits(SMALL, variables, images), first)
     assert len(traced) == 1
-    logits(small(depth=1, norm_eps=0.1), variables, images)
+    logits(small(norm_eps=0.1), variables, images)
     assert len(traced) == 2
 
 
-def test_vmap_over_images_is_the_batch(random_variables, normal, apply):
+def test_vmap_over_images_is_the_batch(random_variables, normal, apply, jit):
     images = normal((3, *IMAGE))
     variables = random_variables(SMALL, images)
-    one_by_one = jax.jit(jax.vmap(lambda image: SMALL.apply(variables, image[None])[0]))(images)
+    one_by_one = jit(jax.vmap(lambda image: SMALL.apply(variables, image[None])[0]))(images)
     np.testing.assert_allclose(one_by_one, apply(SMALL, variables, images), atol=1e-5)
 
 
-def test_vmap_over_models(random_variables, normal, apply):
+def test_vmap_over_models(random_variables, normal, apply, jit):
     images = normal((2, *IMAGE))
     members = [random_variables(SMALL, images, seed=seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-    logits = jax.jit(jax.vmap(SMALL.apply, in_axes=(0, None)))(stacked, images)
+    logits = jit(jax.vmap(SMALL.apply, in_axes=(0, None)))(stacked, images)
     expected = np.stack([apply(SMALL, member, images) for member in members])
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_checkpointing_changes_no_gradient(random_variables, normal):
+def test_checkpointing_changes_no_gradient(random_variables, normal, jit):
     images = normal((2, *IMAGE))
     # With dropout: the backward pass must draw the same masks again.
-    model = small(dropout=0.3, drop_path=0.5)
+    model = small(dropout=0.3)
     params = random_variables(model, images)["params"]
 
     def loss(params):
         rngs = {"dropout": jax.random.key(0)}
         return (model.apply({"params": params}, images, train=True, rngs=rngs) ** 2).mean()
 
-    plain = jax.jit(jax.grad(loss))(params)
+    plain = jit(jax.grad(loss))(params)
     chex.assert_tree_all_finite(plain)
-    checkpointed = jax.jit(jax.grad(jax.checkpoint(loss)))(params)
+    checkpointed = jit(jax.grad(jax.checkpoint(loss)))(params)
     chex.assert_trees_all_close(checkpointed, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_every_parameter_has_a_gradient(random_variables, normal):
+def test_every_parameter_has_a_gradient(random_variables, normal, jit):
     images = normal((2, *IMAGE))
     model = small(pool="map", class_token=True, num_registers=2, layer_scale=0.5, representation=5)
     params = random_variables(model, images)["params"]
@@ -631,35 +628,37 @@ def test_every_parameter_has_a_gradient(random_variables, normal):
     def loss(params):
         return (model.apply({"params": params}, images) ** 2).sum()
 
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jit(jax.grad(loss))(params)):
         # A softmax does not see what all its logits share: no gradient for the bias of keys.
         if path[-1].key == "bias" and path[-2].key in ("qkv", "kv"):
-            leaf = leaf[-36:]
-        assert float(jnp.abs(leaf).min()) > 0, jax.tree_util.keystr(path)
+            leaf = np.delete(leaf, slice(-72, -36))
+        assert np.abs(leaf).min() > 0, jax.tree_util.keystr(path)
 
 
 class TestTransformations(chex.TestCase):
-    """One model under all of chex's variants, pmap over eight devices among them."""
+    """Compiled, operation by operation, and under pmap: chex runs one function in every way."""
 
-    @chex.all_variants(with_pmap=True)
+    @pytest.fixture(autouse=True)
+    def example(self, random_variables, normal):
+        self.images = jnp.asarray(normal((2, *IMAGE)))
+        self.variables = jax.tree.map(jnp.asarray, random_variables(SMALL, self.images))
+
+    @chex.variants(without_jit=True, with_pmap=True)
     def test_logits_are_the_same(self):
-        model = small(depth=1, pool="map", num_registers=1)
-        images = jax.random.normal(jax.random.key(1), (2, *IMAGE))
-        variables = jax.jit(model.init)(jax.random.key(0), images)
-        logits = self.variant(model.apply)(variables, images)
-        expected = jax.jit(model.apply)(variables, images)
-        assert float(jnp.abs(expected).max()) > 0.1
-        chex.assert_trees_all_close(logits, expected, atol=1e-5)
+        def logits(images):
+            return SMALL.apply(self.variables, images)
 
-    @chex.variants(with_jit=True, with_pmap=True)
-    def test_gradients_are_the_same(self):
-        model = small(depth=1)
-        images = jax.random.normal(jax.random.key(1), (2, *IMAGE))
-        variables = jax.jit(model.init)(jax.random.key(0), images)
+        expected = jax.jit(logits)(self.images)
+        assert np.abs(expected).max() > 0.1
+        chex.assert_trees_all_close(self.variant(logits)(self.images), expected, atol=1e-5)
 
-        def loss(variables):
-            return (model.apply(variables, images) ** 2).mean()
+    @chex.variants(with_pmap=True)
+    def test_loss_and_gradient_are_the_same(self):
+        @jax.value_and_grad
+        def loss(images):
+            return (SMALL.apply(self.variables, images) ** 2).mean()
 
-        gradient = self.variant(jax.grad(loss))(variables)
-        expected = jax.jit(jax.grad(loss))(variables)
-        chex.assert_trees_all_close(gradient, expected, atol=1e-5)
+        value, gradient = jax.jit(loss)(self.images)
+        assert value > 0.1
+        assert np.abs(gradient).max() > 0.01
+        chex.assert_trees_all_close(self.variant(loss)(self.images), (value, gradient), atol=1e-5)

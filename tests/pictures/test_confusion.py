@@ -84,8 +84,8 @@ def test_no_images_at_all(tmp_path, saved_figures):
     assert not saved_figures[0].axes[0].texts
 
 
-def test_names_that_matplotlib_could_take_for_mathematics(tmp_path, saved_figures):
-    names = ["cost in $", "$x^2$", "a_b", "日本"[:0] + "\\frac"]
-    draw_confusion(some_confusion(4), names, tmp_path / "a.png")
+def test_names_with_signs_of_their_own(tmp_path, saved_figures):
+    names = ["cost in $", "a_b^c", "_hidden", "50 %", ""]
+    draw_confusion(some_confusion(5), names, tmp_path / "a.png")
     labels = saved_figures[0].axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == names

@@ -16,6 +16,7 @@ from vit_jax.train import restore, setup
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
 from vit_jax.train.restore import evaluate_run, load_run
+from vit_jax.train.setup import set_up
 
 SUMMARY = {
     "status",
@@ -46,12 +47,16 @@ def one_device(monkeypatch):
         monkeypatch.setattr(module, "select_devices", lambda device: jax.local_devices()[:1])
 
 
+def run(config, folder, resume="auto"):
+    return train(set_up(config), folder, resume)
+
+
 def train_losses(folder):
     return {row["step"]: row["loss"] for row in read_rows(folder) if row["split"] == "train"}
 
 
 def test_a_run_leaves_its_whole_folder(tiny_config, tmp_path):
-    outcome = train(tiny_config, RunFolder(tmp_path))
+    outcome = run(tiny_config, RunFolder(tmp_path))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert outcome.stopped_by is None
     assert summary == json.loads(json.dumps(outcome.summary))
@@ -87,7 +92,7 @@ def test_a_run_leaves_its_whole_folder(tiny_config, tmp_path):
 
 
 def test_a_run_folder_reloads_and_evaluates_to_the_same_numbers(tiny_config, tmp_path):
-    summary = train(tiny_config, RunFolder(tmp_path)).summary
+    summary = run(tiny_config, RunFolder(tmp_path)).summary
     step, split, result = evaluate_run(tmp_path)
     assert (step, split, result.examples) == (7, "test", 355)
     assert result.accuracy == summary["test_accuracy"]
@@ -108,9 +113,9 @@ def test_resuming_goes_on_bit_for_bit(tiny_config, tmp_path):
     # The learning rate must not know where the part ends.
     constant = dataclasses.replace(tiny_config.optim, schedule="constant", warmup_epochs=1.0)
     part, whole = (dataclasses.replace(c, optim=constant) for c in (part, tiny_config))
-    train(whole, RunFolder(tmp_path / "whole"))
-    train(part, RunFolder(tmp_path / "parts"))
-    outcome = train(whole, RunFolder(tmp_path / "parts"), "must")
+    run(whole, RunFolder(tmp_path / "whole"))
+    run(part, RunFolder(tmp_path / "parts"))
+    outcome = run(whole, RunFolder(tmp_path / "parts"), "must")
     assert outcome.summary["steps"] == 7
     assert train_losses(tmp_path / "parts") == train_losses(tmp_path / "whole")
     one, other = load_run(tmp_path / "whole"), load_run(tmp_path / "parts")
@@ -118,9 +123,9 @@ def test_resuming_goes_on_bit_for_bit(tiny_config, tmp_path):
 
 
 def test_a_finished_run_has_nothing_left_to_train(tiny_config, tmp_path):
-    first = train(tiny_config, RunFolder(tmp_path)).summary
+    first = run(tiny_config, RunFolder(tmp_path)).summary
     rows = read_rows(tmp_path)
-    again = train(tiny_config, RunFolder(tmp_path), "auto").summary
+    again = run(tiny_config, RunFolder(tmp_path), "auto").summary
     assert again["test_accuracy"] == first["test_accuracy"]
     assert [(row["step"], row["split"]) for row in read_rows(tmp_path)] == [
         (row["step"], row["split"]) for row in rows
@@ -128,25 +133,25 @@ def test_a_finished_run_has_nothing_left_to_train(tiny_config, tmp_path):
 
 
 def test_resuming_with_another_model_is_refused(tiny_config, tmp_path):
-    train(tiny_config, RunFolder(tmp_path))
+    run(tiny_config, RunFolder(tmp_path))
     wider = dataclasses.replace(tiny_config.model, mlp_dim=64)
     with pytest.raises(ConfigError, match=r"model.mlp_dim: 32 there, 64 now"):
-        train(dataclasses.replace(tiny_config, model=wider), RunFolder(tmp_path))
+        run(dataclasses.replace(tiny_config, model=wider), RunFolder(tmp_path))
     longer = dataclasses.replace(tiny_config, steps=8, log_every_steps=2)
-    assert train(longer, RunFolder(tmp_path)).summary["steps"] == 8
+    assert run(longer, RunFolder(tmp_path)).summary["steps"] == 8
 
 
 def test_resume_must_and_never(tiny_config, tmp_path):
     with pytest.raises(RunError, match="holds no checkpoint"):
-        train(tiny_config, RunFolder(tmp_path), "must")
-    train(tiny_config, RunFolder(tmp_path), "never")
+        run(tiny_config, RunFolder(tmp_path), "must")
+    run(tiny_config, RunFolder(tmp_path), "never")
     with pytest.raises(RunError, match="holds a run at step 7"):
-        train(tiny_config, RunFolder(tmp_path), "never")
+        run(tiny_config, RunFolder(tmp_path), "never")
 
 
 def test_only_the_newest_and_the_best_checkpoints_stay(tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config, steps=15, keep_checkpoints=1)
-    train(config, RunFolder(tmp_path))
+    run(config, RunFolder(tmp_path))
     checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert steps == {15, checkpoints.best_step()}
@@ -156,14 +161,14 @@ def test_only_the_newest_and_the_best_checkpoints_stay(tiny_config, tmp_path):
 def test_one_prediction_for_all_images_is_a_warning(tiny_config, tmp_path, capsys):
     # With a learning rate of zero the head stays at zero: every image gets class 0.
     optim = dataclasses.replace(tiny_config.optim, learning_rate=0.0, ema_decay=None)
-    train(dataclasses.replace(tiny_config, optim=optim, steps=1), RunFolder(tmp_path))
+    run(dataclasses.replace(tiny_config, optim=optim, steps=1), RunFolder(tmp_path))
     assert "every prediction on eval is the class '0'" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run(tiny_config, tmp_path):
     optim = dataclasses.replace(tiny_config.optim, learning_rate=1e30, clip_norm=None)
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d"):
-        train(dataclasses.replace(tiny_config, optim=optim), RunFolder(tmp_path))
+        run(dataclasses.replace(tiny_config, optim=optim), RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +189,4 @@ def test_a_config_that_cannot_work_fails_before_compiling(
     [(part, fields)] = change.items()
     changed = dataclasses.replace(getattr(tiny_config, part), **fields)
     with pytest.raises(error, match=message):
-        train(dataclasses.replace(tiny_config, **{part: changed}), RunFolder(tmp_path))
+        run(dataclasses.replace(tiny_config, **{part: changed}), RunFolder(tmp_path))

@@ -53,15 +53,13 @@ class ViT(nn.Module):
     mlp_dim: int | None = None
     """Hidden channels of a block's MLP; None: 4 * width."""
     num_classes: int | None = None
-    """Outputs of the head; None: no head, the pooled features are returned (a training run takes
-    the number of classes from its data)."""
+    """Outputs of the head; None: no head (in a training: as many as the data has classes)."""
     image_size: int | tuple[int, int] | None = None
     """Declared pixels on a side, or (height, width), checked on every call; None: any."""
     channels: int | None = None
     """Declared channels of an image, checked on every call; None: any."""
     pool: Pool = "cls"
-    """How tokens become one vector: the class token, the mean over patches (gap), the mean over
-    all tokens (tokens-mean), attention pooling (map), or not at all (none: logits per token)."""
+    """One vector from all: class token, mean of patches, of all tokens, by attention, or none."""
     class_token: bool | None = None
     """Prepend a class token; None: where the pool needs one (cls, tokens-mean)."""
     num_registers: int = 0
@@ -83,8 +81,7 @@ class ViT(nn.Module):
     embed_dropout: float = 0.0
     """Dropout rate on the sum of tokens and positions."""
     drop_path: float = 0.0
-    """Rate at which the last block's residual branches are dropped per example; the blocks before
-    it have linearly smaller rates."""
+    """Rate of dropping the last block's branches per example; linearly less in those before."""
     layer_scale: float | None = None
     """Initial value of a learned factor per channel on each residual branch; None: none."""
     block_output_norm: bool = False

@@ -19,7 +19,7 @@ from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.report import Report
-from vit_jax.train.setup import Job, input_shape, set_up
+from vit_jax.train.setup import Job, input_shape
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
 
@@ -36,19 +36,17 @@ class Outcome:
     """The signal that ended it early; None: it is complete."""
 
 
-def train(config: Config, folder: RunFolder, resume: Resume = "auto") -> Outcome:
-    """Train as the config says and leave everything about it in the folder.
+def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
+    """Train what `set_up` prepared and leave everything about it in the folder.
 
     Args:
       resume: "auto" goes on from the newest checkpoint in the folder, if there is one; "must"
         raises where there is none; "never" raises where there is one.
 
     Raises:
-      ConfigError, DataError, DeviceError, RunError: before the first step, for what cannot work.
+      ConfigError, RunError: before the first step, the folder does not allow what is asked for.
       TrainingError: the loss is not a number any more.
     """
-    started = time.perf_counter()
-    job = set_up(config)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(folder.checkpoints, job.config.keep_checkpoints)
         stack.callback(checkpoints.close)
@@ -79,7 +77,7 @@ def train(config: Config, folder: RunFolder, resume: Resume = "auto") -> Outcome
             report.evaluation("test", done, results)
         status = "complete" if done == job.total_steps else "stopped"
         summary = _summarise(job, folder, report, status, done, results)
-        summary["seconds_total"] = time.perf_counter() - started
+        summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
         _draw(job, folder, results)
         if status == "complete":

@@ -33,7 +33,6 @@ class Report:
         """Over the steps of this epoch so far; loss weighted by examples."""
         self.seconds = {"input_wait": 0.0, "on_device": 0.0}
         self.seconds_to_first_step: float | None = None
-        self._started = time.perf_counter()
         self._pending: tuple[int, float, dict[str, jax.Array]] | None = None
         self._last_result: float | None = None
         self._steady_images = self._steady_seconds = 0.0
@@ -134,7 +133,7 @@ class Report:
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:
         if self.seconds_to_first_step is None:
-            self.seconds_to_first_step = now - self._started
+            self.seconds_to_first_step = now - self.job.began
         self.seconds["on_device"] += now - max(dispatched, self._last_result or 0.0)
         if self._last_result is not None:
             self._steady_images += examples

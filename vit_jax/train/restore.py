@@ -9,15 +9,14 @@ import jax
 
 from vit_jax.config import Config, from_json
 from vit_jax.data.catalog import open_source
-from vit_jax.data.resident import ResidentFeed, gather
+from vit_jax.data.resident import ResidentFeed
 from vit_jax.models import ViT
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError
-from vit_jax.sharding import data_parallel, make_mesh, replicated, select_devices
+from vit_jax.sharding import make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
-from vit_jax.train.setup import input_shape, make_recipe
+from vit_jax.train.setup import compile_eval_step, input_shape, make_recipe
 from vit_jax.train.state import Params, init_state
-from vit_jax.train.step import eval_step
 
 Which = Literal["latest", "best"]
 
@@ -98,7 +97,5 @@ def evaluate_run(
     feed = ResidentFeed(open_source(data, split), batch_size, replicated(mesh))
     recipe = make_recipe(run.config, total_steps=1, steps_per_epoch=1)
 
-    def step(params, resident, plan, axis_name=None):
-        return eval_step(params, gather(resident, plan), recipe, axis_name)
-
-    return run.step, split, evaluate(data_parallel(step, mesh, "auto"), run.params, feed)
+    step = compile_eval_step(recipe, mesh, run.config.parallel)
+    return run.step, split, evaluate(step, run.params, feed)

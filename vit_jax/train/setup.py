@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vit_jax.config import Config, ConfigError
 from vit_jax.data.catalog import open_source
@@ -16,6 +18,7 @@ from vit_jax.models.patches import pair
 from vit_jax.ops.metrics import Counts
 from vit_jax.optim import make_optimizer, make_schedule
 from vit_jax.sharding import (
+    Parallel,
     check_batch,
     data_parallel,
     make_mesh,
@@ -30,6 +33,8 @@ from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
 class Job:
     """A training ready to start."""
 
+    began: float
+    """When setting up began, by `time.perf_counter`."""
     config: Config
     """With everything filled in that follows from data and devices."""
     class_names: tuple[str, ...]
@@ -74,18 +79,12 @@ def set_up(config: Config) -> Job:
       ConfigError, DataError, DeviceError, ValueError: what the config asks for cannot be had; the
         message names the field and what would be right.
     """
+    began = time.perf_counter()
     devices = select_devices(config.device)
     mesh = make_mesh(devices)
     check_batch(config.batch_size, mesh)
-    train, held_out, test = (
-        open_source(config.data, split) if split else None
-        for split in (config.data.train_split, config.data.eval_split, config.data.test_split)
-    )
-    if train is None:
-        raise ConfigError("data.train_split is empty: name the images to train on")
-    splits = {"train": train, "eval": held_out, "test": test}
-    splits = {name: source for name, source in splits.items() if source is not None}
-    check_classes(list(splits.values()))
+    splits = _open_splits(config)
+    train = splits["train"]
     config = _fill_in(config, train, devices[0].platform)
 
     sharding = replicated(mesh)
@@ -108,13 +107,8 @@ def set_up(config: Config) -> Job:
     key = stream_key(config.seed, INIT)
     jax.eval_shape(start, key)  # a wrong shape is an error here, not after minutes of compiling
 
-    def step(state, resident, plan, axis_name=None):
-        return train_step(state, gather(resident, plan), recipe, axis_name)
-
-    def evaluation(params, resident, plan, axis_name=None):
-        return eval_step(params, gather(resident, plan), recipe, axis_name)
-
     return Job(
+        began=began,
         config=config,
         class_names=train.class_names,
         fingerprints={name: source.fingerprint for name, source in splits.items()},
@@ -125,9 +119,38 @@ def set_up(config: Config) -> Job:
         devices=devices,
         sharding=sharding,
         initial_state=lambda: jax.jit(start, out_shardings=sharding)(key),
-        train_step=data_parallel(step, mesh, config.parallel, donate=True),
-        eval_step=data_parallel(evaluation, mesh, config.parallel),
+        train_step=compile_train_step(recipe, mesh, config.parallel),
+        eval_step=compile_eval_step(recipe, mesh, config.parallel),
     )
+
+
+def compile_train_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callable[..., Any]:
+    """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused."""
+
+    def step(state, resident, plan, axis_name=None):
+        return train_step(state, gather(resident, plan), recipe, axis_name)
+
+    return data_parallel(step, mesh, parallel, donate=True)
+
+
+def compile_eval_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callable[..., Any]:
+    """(params, resident, plan) -> counts."""
+
+    def step(params, resident, plan, axis_name=None):
+        return eval_step(params, gather(resident, plan), recipe, axis_name)
+
+    return data_parallel(step, mesh, parallel)
+
+
+def _open_splits(config: Config) -> dict[str, ArraySource]:
+    """The splits that the config names, by use: "train", and "eval" and "test" where wanted."""
+    data = config.data
+    names = {"train": data.train_split, "eval": data.eval_split, "test": data.test_split}
+    splits = {use: open_source(data, split) for use, split in names.items() if split}
+    if "train" not in splits:
+        raise ConfigError("data.train_split is empty: name the images to train on")
+    check_classes(list(splits.values()))
+    return splits
 
 
 def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
