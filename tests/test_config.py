@@ -233,3 +233,19 @@ def test_differences_are_named_with_both_values():
 @pytest.mark.parametrize("config", [Config(), UNUSUAL], ids=["defaults", "unusual"])
 def test_a_config_does_not_differ_from_itself_read_back(config):
     assert differences(config, from_json(to_json(config))) == {}
+
+
+def test_an_error_in_a_json_config_names_the_file(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"batch_sise": 3}')
+    with pytest.raises(ConfigError, match=r"a.json: config.batch_sise.*perhaps batch_size"):
+        load_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"a.json"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("epochs", [float("nan"), float("inf"), -1.0])
+def test_a_length_is_a_positive_number(epochs):
+    with pytest.raises(ConfigError, match="should be above 0"):
+        resolve_length(Config(epochs=epochs))

@@ -169,3 +169,10 @@ def test_devices_that_are_not_there_come_with_an_install_line(kind, extra):
     assert "sees only cpu devices" in message
     assert f"pip install 'jax[{extra}]=={jax.__version__}'" in message
     assert "--config.device=cpu" in message
+
+
+@pytest.mark.parametrize("batch_size", [0, -8])
+def test_a_batch_holds_at_least_one_image_per_device(batch_size):
+    mesh = make_mesh(jax.local_devices()[:8])
+    with pytest.raises(DeviceError, match="by 8 devices: use 8"):
+        check_batch(batch_size, mesh)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import runpy
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,10 @@ def load_config(path: str | Path) -> Config:
         hint = f"; perhaps {' or '.join(str(path.parent / name) for name in near)}" if near else ""
         raise ConfigError(f"--config {path}: there is no such file{hint}")
     if path.suffix == ".json":
-        return from_json(path.read_text())
+        try:
+            return from_json(path.read_text())
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {path}: {error}") from error
     if path.suffix != ".py":
         raise ConfigError(f"--config {path}: expected a .py file, or a run's config.json")
     config = runpy.run_path(str(path)).get("config")
@@ -97,7 +101,7 @@ def resolve_length(config: Config, overridden: Sequence[str] = ()) -> Config:
             f"epochs={config.epochs} and steps={config.steps}: exactly one of them says how "
             "long to train"
         )
-    if lengths[0] <= 0:
+    if not 0 < lengths[0] < math.inf:
         raise ConfigError(f"epochs={config.epochs}, steps={config.steps}: should be above 0")
     return config
 

@@ -68,9 +68,9 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raise a DeviceError unless the devices can share a batch evenly."""
     devices = mesh.size
-    if batch_size % devices:
-        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
-        nearest = f"{below} or {above}" if below else f"{above}"
+    if batch_size < 1 or batch_size % devices:
+        below = max(batch_size, 0) // devices * devices
+        nearest = f"{below} or {below + devices}" if below else f"{devices}"
         raise DeviceError(
             f"batch_size={batch_size} cannot be shared evenly by {devices} devices: use {nearest}"
         )

@@ -148,3 +148,10 @@ def test_digests_tell_apart_and_are_stable():
     assert len(set(different)) == len(different)
     # Written down: runs compare today's fingerprint with the one they stored.
     assert digest("a", 1) == "391d545b6971354e"
+
+
+@pytest.mark.parametrize("split", ["train[:150%]", "train[-500:]", "train[:101]", "train[-101%:]"])
+def test_a_slice_outside_the_split_is_refused(split):
+    _, bounds = parse_split(split)
+    with pytest.raises(DataError, match="lies outside a split of 100 images"):
+        [bound.resolve(100, default=0) for bound in bounds]

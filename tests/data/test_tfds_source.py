@@ -278,3 +278,55 @@ def test_the_statistics_of_the_real_cifar10(real_cifar10):
     mean, std = channel_statistics(tfds_arrays("cifar10", "train", str(real_cifar10)).images)
     np.testing.assert_allclose(mean, (0.49140, 0.48216, 0.44653), atol=1e-5)
     np.testing.assert_allclose(std, (0.24703, 0.24349, 0.26159), atol=1e-5)
+
+
+def test_a_split_with_images_missing_is_refused(own_cifar10):
+    (file,) = as_tfrecord(own_cifar10.folder)
+    content, offset = file.read_bytes(), 0
+    for _ in range(7):  # cut where a record ends: the framing alone does not show it
+        offset += 16 + int.from_bytes(content[offset : offset + 8], "little")
+    os.truncate(file, offset)
+    with pytest.raises(DataError, match=r"holds 7 images, but its dataset_info.json says \d+"):
+        tfds_arrays("cifar10", "train", str(own_cifar10.root))
+    assert list(own_cifar10.folder.glob("vit_jax_decoded/*")) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing"])
+def test_a_damaged_array_record_is_refused_by_name(own_cifar10, damage):
+    file = own_cifar10.folder / ARRAY_RECORD.format("train")
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:3000] if damage == "cut" else b"no record" * 5000)
+    with pytest.raises(DataError) as error:
+        tfds_arrays("cifar10", "train", str(own_cifar10.root))
+    assert str(file) in str(error.value)
+    assert "prepare it again" in str(error.value)
+
+
+def test_a_damaged_cache_is_made_again(own_cifar10):
+    first = tfds_arrays("cifar10", "train", str(own_cifar10.root))
+    images, labels = np.array(first.images), first.labels
+    cache = own_cifar10.folder / "vit_jax_decoded" / "train-images.npy"
+    os.truncate(cache, cache.stat().st_size // 2)
+    equal(tfds_arrays("cifar10", "train", str(own_cifar10.root)), images, labels)
+    assert cache.stat().st_mode & 0o044 == 0o044 & ~current_umask(), "others may read it too"
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar11", "TFDS knows no data set 'cifar11'; perhaps cifar10"),
+        ("cifar10:9.9.9", "TFDS cannot open 'cifar10:9.9.9'"),
+        ("mnist/a", "TFDS cannot open 'mnist/a'"),
+    ],
+)
+def test_a_name_that_tfds_does_not_know_is_refused(tmp_path, name, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        tfds_arrays(name, "train", str(tmp_path))

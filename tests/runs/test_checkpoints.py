@@ -244,3 +244,19 @@ def test_damaged_files_are_an_error_that_names_step_and_folder(
     restored, notes = checkpoints.restore(4, like, on_one)
     assert_bit_equal(restored, make_state(4, on_one, rows=4096))
     assert notes == {"step": 4}
+
+
+def test_a_step_is_not_silently_saved_twice(open_checkpoints, on_one):
+    checkpoints = open_checkpoints()
+    checkpoints.save(6, make_state(1, on_one), {}, None)
+    with pytest.raises(CheckpointError, match="step 6 was not saved"):
+        checkpoints.save(6, make_state(2, on_one), {}, None)
+
+
+def test_scores_cut_short_are_refused_by_folder(open_checkpoints, on_one, tmp_path):
+    checkpoints = open_checkpoints()
+    checkpoints.save(1, make_state(1, on_one), {}, 0.5)
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text('{"sco')
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        open_checkpoints()

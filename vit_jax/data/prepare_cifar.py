@@ -28,6 +28,7 @@ def prepare_cifar(name: str, folder: Path) -> None:
     Raises:
       DataError: the archive is not there and its host cannot be reached, or its checksum is wrong.
     """
+    import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -49,8 +50,10 @@ def prepare_cifar(name: str, folder: Path) -> None:
             f"the archive of {name} is not the published one (its SHA-256 differs): delete "
             f"{archive if archive.exists() else folder / 'downloads'} and try again. {error}"
         ) from error
-    except OSError as error:
+    except requests.RequestException as error:
         raise DataError(_unreachable(name, folder, url, archive)) from error
+    except OSError as error:
+        raise DataError(f"{name} cannot be prepared in {folder}: {error}") from error
 
 
 def _builder_without_tensorflow(name: str, folder: Path) -> Any:
@@ -82,6 +85,7 @@ def _builder_without_tensorflow(name: str, folder: Path) -> Any:
             published.__name__,
             (published,),
             {
+                "__module__": published.__module__,
                 "name": name,
                 "_split_generators": split_generators,
                 "_get_pkg_dir_path": classmethod(lambda cls: published._get_pkg_dir_path()),

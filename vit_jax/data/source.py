@@ -82,11 +82,22 @@ class Bound:
     percent: bool = False
 
     def resolve(self, length: int, default: int) -> int:
-        """The index this bound stands for in a split of `length` images."""
+        """The index this bound stands for in a split of `length` images.
+
+        Raises:
+          DataError: it lies outside the split.
+        """
         if self.value is None:
             return default
         index = round(self.value * length / 100) if self.percent else self.value
-        return min(max(index + length if self.value < 0 else index, 0), length)
+        index += length if self.value < 0 else 0
+        if not 0 <= index <= length:
+            unit = "%" if self.percent else ""
+            raise DataError(
+                f"{self.value}{unit} lies outside a split of {length} images: slices go from "
+                f"-{length} to {length}, or from -100% to 100%"
+            )
+        return index
 
 
 def parse_split(split: str) -> tuple[str, tuple[Bound, Bound]]:

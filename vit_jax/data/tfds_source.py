@@ -9,8 +9,7 @@ import io
 import os
 import stat
 import struct
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,14 @@ def _prepared_builder(name: str, root: str | None) -> Any:
     try:
         builder = tfds.builder(name, data_dir=folder)
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
+        # Without the community's sets, whose list would be fetched from the network.
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, known, n=3)
         hint = f"; perhaps {' or '.join(near)}" if near else ""
         raise DataError(f"TFDS knows no data set {name!r}{hint}") from error
+    except (ValueError, AssertionError) as error:
+        # TFDS's own words for a malformed name, config or version.
+        raise DataError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
     if builder.info.splits:
         return builder
     if name not in ("cifar10", "cifar100"):
@@ -96,20 +100,28 @@ def _cached(
     """Images [n, h, w, c] and labels [n] of a split, from the cache or decoded into it."""
     folder = _cache_folder(builder)
     files = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
-    if not all(file.exists() for file in files):
-        records = list(_records(builder, split))
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(lambda record: _decode(record, image_key), records))
-        shapes = {image.shape for image in images}
-        if len(shapes) > 1:
-            raise DataError(
-                f"the images of {builder.name} differ in size ({len(shapes)} shapes, such as "
-                f"{sorted(shapes)[:3]}); a set held in device memory needs one size"
-            )
-        labels = [record.features.feature[label_key].int64_list.value[0] for record in records]
-        # Labels last: a run killed in between leaves no pair of files that looks complete.
-        _write_whole(files[0], np.stack(images))
-        _write_whole(files[1], np.array(labels, np.int32))
+    try:
+        return np.load(files[0], mmap_mode="r"), np.load(files[1])
+    except (OSError, ValueError):
+        pass  # not there yet, or damaged: decoded below, and written anew
+    records = list(_records(builder, split))
+    expected = builder.info.splits[split].num_examples
+    if len(records) != expected:
+        raise DataError(
+            f"split {split!r} in {builder.data_dir} holds {len(records)} images, but its "
+            f"dataset_info.json says {expected}: delete the folder and prepare it again"
+        )
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(lambda record: _decode(record, image_key), records))
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise DataError(
+            f"the images of {builder.name} differ in size ({len(shapes)} shapes, such as "
+            f"{sorted(shapes)[:3]}); a set held in device memory needs one size"
+        )
+    labels = [record.features.feature[label_key].int64_list.value[0] for record in records]
+    _write_whole(files[0], np.stack(images))
+    _write_whole(files[1], np.array(labels, np.int32))
     return np.load(files[0], mmap_mode="r"), np.load(files[1])
 
 
@@ -120,16 +132,19 @@ def _cache_folder(builder: Any) -> Path:
         folder = beside / "vit_jax_decoded"
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax"
-        folder = cache / digest(str(beside.resolve()))
+        # A set prepared anew at the same place has another description, at least a younger one.
+        info = beside / "dataset_info.json"
+        folder = cache / digest(str(beside.resolve()), info.read_text(), info.stat().st_mtime_ns)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _write_whole(file: Path, array: np.ndarray) -> None:
     """Write under another name, then rename: the file is whole or not there."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        np.save(temporary, array)
-    os.replace(temporary.name, file)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as stream:
+        np.save(stream, array)
+    os.replace(temporary, file)
 
 
 def _decode(record: Any, image_key: str) -> np.ndarray:
@@ -151,8 +166,18 @@ def _records(builder: Any, split: str) -> Iterator[Any]:
         else _read_array_record
     )
     for path in info.filepaths:
-        for raw in read(str(path)):
+        for raw in _complete(read, str(path)):
             yield tf_example_pb2.Example.FromString(raw)  # pyrefly: ignore[missing-attribute]
+
+
+def _complete(read: Callable[[str], Iterator[bytes]], path: str) -> Iterator[bytes]:
+    """The records of a file; a DataError that names it where it is missing or damaged."""
+    try:
+        yield from read(path)
+    except (OSError, OverflowError, RuntimeError, struct.error) as error:
+        raise DataError(
+            f"{path} cannot be read ({_first_line(error)}): delete its folder and prepare it again"
+        ) from error
 
 
 def _read_array_record(path: str) -> Iterator[bytes]:
@@ -172,6 +197,10 @@ def _read_tfrecord(path: str) -> Iterator[bytes]:
             if len(data) != length or len(file.read(4)) != 4:
                 raise DataError(f"{path} is truncated: a record of {length} bytes is not complete")
             yield data
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:

@@ -31,6 +31,8 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     if labelled:
         axes.set_xticks(range(classes), class_names, rotation=90 if longest > 2 else 0)
         axes.set_yticks(range(classes), class_names)
+        for label in axes.get_xticklabels() + axes.get_yticklabels():
+            label.set_parse_math(False)  # a class may be called "$5 or $10"
         for row, column in np.argwhere(confusion):
             axes.text(
                 column,

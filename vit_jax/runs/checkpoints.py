@@ -30,20 +30,22 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         policies = ocp.checkpoint_managers
         self.folder = Path(folder).resolve()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(get_metric_fn=_score, n=1),
-                    ]
-                ),
-                best_fn=_score,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)]
             ),
+            best_fn=_score,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        # Orbax reads every step's scores here, and raises what the JSON reader does.
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoints in {self.folder} cannot be opened ({_first_line(error)}): move "
+                "the damaged step away"
+            ) from error
 
     def save(self, step: int, state: Tree, notes: dict[str, Any], score: float | None) -> None:
         """Start writing a pytree of arrays and JSON notes; the arrays may be donated afterwards.
@@ -51,16 +53,21 @@ class Checkpoints:
         Args:
           step: steps done so far.
           score: what makes a checkpoint the best, from 0 up; None: not known.
+
+        Raises:
+          CheckpointError: the folder already holds this step.
         """
         import orbax.checkpoint as ocp
 
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
             ),
             metrics={"score": UNKNOWN if score is None else score},
         )
+        if not saved:
+            raise CheckpointError(f"step {step} was not saved: {self.folder} already holds it")
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step; None when there is none."""
