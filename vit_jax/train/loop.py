@@ -246,6 +246,10 @@ def _say_farewell(
         + (f": {speed:,.0f} img/s in training" if speed else "")
         + f", {summary['seconds_input_wait']:.2f} s waiting for input"
     )
+    if summary["test_examples"]:
+        report.say(
+            f"Test accuracy: {summary['test_accuracy']:.2%} of {summary['test_examples']:,} images"
+        )
     if best_step is not None:
         report.say(f"Best held-out accuracy: checkpoint {best_step}")
     report.say(f"Curves, confusion matrix: {folder.pictures}")

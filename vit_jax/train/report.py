@@ -67,12 +67,11 @@ class Report:
         for suffix, result in results.items():
             row |= {f"loss{suffix}": result.loss, f"accuracy{suffix}": result.accuracy}
         self.writer.write(row)
-        texts = [
-            f"loss{suffix} {result.loss:.4f}  accuracy{suffix} {result.accuracy:.2%}"
-            for suffix, result in results.items()
-        ]
-        examples = next(iter(results.values())).examples
-        self.say(f"{self._where(done)}  {split:<5} {'  '.join(texts)}  ({examples} images)")
+        text = f"loss {results[''].loss:.4f}  accuracy {results[''].accuracy:.2%}"
+        if "_ema" in results:
+            mean = results["_ema"]
+            text += f"  averaged weights {mean.loss:.4f}  {mean.accuracy:.2%}"
+        self.say(f"{self._where(done)}  {split:<5}  {text}")
         for result in results.values():
             if result.only_prediction is not None:
                 name = self.job.class_names[result.only_prediction]
@@ -128,7 +127,7 @@ class Report:
         # On the screen beside each evaluation only: a long run has many epochs.
         if self.job.is_due(done, self.job.config.eval_every_epochs):
             loss, accuracy = means["loss"], means["accuracy"]
-            self.say(f"{self._where(done)}  train loss {loss:.4f}  accuracy {accuracy:.2%}")
+            self.say(f"{self._where(done)}  train  loss {loss:.4f}  accuracy {accuracy:.2%}")
         self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:
