@@ -1,6 +1,11 @@
 """CIFAR-10 with a ViT small enough for two CPU cores.
 
 python train.py --config configs/cifar10_cpu.py
+
+Measured on two cores of an AMD EPYC, other work going on beside it, 2026-11-21, n = 1 (seed 0):
+64.4 % test accuracy of the averaged weights (64.7 % without averaging) in 14.4 minutes, all told;
+308 images/s, 0.8 s of 867 s waiting for input. Held-out accuracy, averaged weights, per epoch:
+53.1, 59.0, 63.5, 65.2, 67.4 %.
 """
 
 from vit_jax import ViT
@@ -38,5 +43,5 @@ config = Config(
     ),
     label_smoothing=0.05,
     batch_size=64,
-    epochs=6,
+    epochs=5,
 )

@@ -139,3 +139,8 @@ def test_parameters_of_each_part(fields, image_size, channels, more):
     block = 4 * (24 * 24 + 24) + MLP + 4 * 24
     plain = (2 * 3 * 3 * 24 + 24) + 24 + 36 * 24 + 2 * block + 2 * 24 + (24 * 7 + 7)
     assert parameter_count(ViT(**SMALL | fields), image_size, channels) == plain + more
+
+
+def test_an_impossible_model_has_no_cost():
+    with pytest.raises(ValueError, match="num_heads=3 does not divide width=32"):
+        forward_flops(ViT(patch_size=4, width=32, depth=1, num_heads=3), 8)

@@ -150,3 +150,12 @@ def test_bfloat16_keeps_float32_parameters(module, random_variables, normal, app
     assert out.dtype == jnp.bfloat16
     error = np.abs(np.asarray(out, np.float32) - exact)
     assert 0 < error.max() < 0.03 * np.abs(exact).max()
+
+
+def test_a_rate_of_one_drops_every_branch_and_its_gradient_is_zero():
+    def total(x):
+        return DropPath(1.0).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}).sum()
+
+    value, gradient = jax.value_and_grad(total)(jnp.ones((4, 2, 3)))
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, np.zeros((4, 2, 3)))

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Dense, Dtype
+from vit_jax.models.patches import divisors
 
 
 def attention_weights(
@@ -23,9 +24,8 @@ def width_per_head(width: int, num_heads: int, head_dim: int | None) -> int:
     if head_dim is not None:
         return head_dim
     if width % num_heads:
-        fits = [k for k in range(1, width + 1) if width % k == 0]
         raise ValueError(
-            f"num_heads={num_heads} does not divide width={width}: use one of {fits} heads, or "
+            f"num_heads={num_heads} does not divide width={width}: use one of {divisors(width)} heads, or "
             "set head_dim (num_heads * head_dim need not equal the width)"
         )
     return width // num_heads

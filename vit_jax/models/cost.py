@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.attention import width_per_head
 from vit_jax.models.patches import grid_size, pair
 from vit_jax.models.vit import ViT
 
@@ -36,7 +37,7 @@ def forward_flops(model: ViT, image_size: int | tuple[int, int] = 224, channels:
     patches, width = rows * columns, model.width
     tokens = patches + model.num_prefix_tokens
     ph, pw = pair(model.patch_size)
-    inner = model.num_heads * (model.head_dim or width // model.num_heads)
+    inner = model.num_heads * width_per_head(width, model.num_heads, model.head_dim)
     mlp = 2 * width * (4 * width if model.mlp_dim is None else model.mlp_dim)
 
     multiply_adds = patches * ph * pw * channels * width

@@ -104,5 +104,7 @@ class DropPath(nn.Module):
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
         if not train or self.rate == 0.0:
             return x
+        if self.rate >= 1.0:
+            return jnp.zeros_like(x)  # dividing by 1 - rate would make the gradient NaN
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (x.shape[0], 1, 1))
         return jnp.where(keep, x / (1 - self.rate), 0)

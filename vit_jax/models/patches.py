@@ -26,8 +26,8 @@ def grid_size(
     if height % ph or width % pw:
         raise ValueError(
             f"patch_size={(ph, pw)} does not divide the image of {height}x{width} pixels: "
-            f"use a patch height out of {_divisors(height)} and a patch width out of "
-            f"{_divisors(width)}, or resize the image"
+            f"use a patch height out of {divisors(height)} and a patch width out of "
+            f"{divisors(width)}, or resize the image"
         )
     return height // ph, width // pw
 
@@ -79,5 +79,6 @@ class PatchEmbed(nn.Module):
         return tokens.reshape(batch, rows * columns, self.width) + bias
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending: what an error message can offer."""
     return [d for d in range(1, number + 1) if number % d == 0]

@@ -5,9 +5,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.models import initializers
-from vit_jax.models.attention import attention_weights, width_per_head
+from vit_jax.models.attention import attention_weights
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, Dense, Dtype, Mlp, layer_norm
+from vit_jax.models.patches import divisors
 
 
 class MapPool(nn.Module):
@@ -27,7 +28,12 @@ class MapPool(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         batch, _, width = x.shape
-        head_dim = width_per_head(width, self.num_heads, None)
+        if width % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide width={width}, and attention pooling "
+                f"has no head_dim of its own: use one of {divisors(width)} heads"
+            )
+        head_dim = width // self.num_heads
 
         def dense(features, name, kernel_init):
             bias_init = initializers.dense_bias(self.init_scheme, width)
