@@ -25,8 +25,8 @@ def width_per_head(width: int, num_heads: int, head_dim: int | None) -> int:
         return head_dim
     if width % num_heads:
         raise ValueError(
-            f"num_heads={num_heads} does not divide width={width}: use one of {divisors(width)} heads, or "
-            "set head_dim (num_heads * head_dim need not equal the width)"
+            f"num_heads={num_heads} does not divide width={width}: use one of {divisors(width)} "
+            "heads, or set head_dim (num_heads * head_dim need not equal the width)"
         )
     return width // num_heads
 
