@@ -51,4 +51,5 @@ config = Config(
     ),
     batch_size=128,
     epochs=1000,
+    dtype="float32",
 )

@@ -4,12 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 from vit_jax import ViT
 from vit_jax.config import (
     Config,
     ConfigError,
+    check_ranges,
     differences,
     from_json,
     load_config,
@@ -249,3 +251,51 @@ def test_an_error_in_a_json_config_names_the_file(tmp_path):
 def test_a_length_is_a_positive_number(epochs):
     with pytest.raises(ConfigError, match="should be above 0"):
         resolve_length(Config(epochs=epochs))
+
+
+@pytest.fixture
+def unchecked():
+    """Types unchecked, as they are for users: what a mistake does then is the question."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_all_numbers_out_of_range_are_named_at_once():
+    config = Config(
+        model=ViT(depth=-1, dropout=1.5, pool="none"),
+        optim=OptimConfig(ema_decay=2.0),
+        log_every_steps=0,
+        eval_every_epochs=float("nan"),
+        epochs=1,
+    )
+    with pytest.raises(ConfigError) as error:
+        check_ranges(config)
+    for text in (
+        "model.depth=-1: should be at least 1",
+        "model.dropout=1.5: should be at least 0 and below 1",
+        "optim.ema_decay=2.0",
+        "log_every_steps=0",
+        "eval_every_epochs=nan: should be above 0",
+        "model.pool='none'",
+    ):
+        assert text in str(error.value)
+    check_ranges(Config(epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config = Config(optim=OptimConfig(name='adam'))", "config.optim.name='adam': expected"),
+        ("config = Config(steps='2')", "config.steps='2'"),
+        ("config = Config(model=ViT(depht=3))", "depht"),
+        ("config = Config(", "SyntaxError"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_named(tmp_path, line, message, unchecked):
+    path = tmp_path / "mine.py"
+    imports = "from vit_jax import ViT\nfrom vit_jax.config import Config\n"
+    path.write_text(f"{imports}from vit_jax.optim import OptimConfig\n{line}\n")
+    with pytest.raises(ConfigError, match=r"mine\.py") as error:
+        load_config(path)
+    assert message in str(error.value)

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def summary(
     from vit_jax.models import abstract_params, forward_flops, parameter_count, vit
 
     path = Path(model)
-    if path.exists():
+    if path.exists() or path.suffix in (".py", ".json"):
         config = load_config(path / "config.json" if path.is_dir() else path)
         architecture = config.model
         size = image_size or architecture.image_size
@@ -135,6 +136,7 @@ def _train(argv: list[str]) -> int:
     ]
     config = resolve_length(arguments.config, overridden)
 
+    from vit_jax.data.source import DataError
     from vit_jax.runs.folder import RunError, RunFolder
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
@@ -142,12 +144,20 @@ def _train(argv: list[str]) -> int:
 
     if arguments.resume == "must" and not arguments.workdir:
         raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
+    if arguments.resume == "must" and not Path(arguments.workdir or "").expanduser().is_dir():
+        raise RunError(f"--resume must: there is no folder {arguments.workdir}")
     job = set_up(config)  # before the folder is made: a config that cannot work leaves none
     if arguments.workdir:
         folder = RunFolder(arguments.workdir)
     else:
         folder = RunFolder.numbered("runs", Path(path).stem)
-    outcome = train(job, folder, arguments.resume)
+    try:
+        outcome = train(job, folder, arguments.resume)
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        # Not the user's: it shows its traceback, and the exit code is 1.
+        raise RuntimeError("the training failed; its checkpoints are in the run folder") from error
     if outcome.stopped_by is None:
         return 0
     overrides = _without(rest, "--workdir", "--resume")
@@ -225,6 +235,6 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
 
 def _fail(error: Exception, code: int, debug: bool) -> int:
     if debug:
-        raise error
+        traceback.print_exception(error)
     print(f"Error: {error}", file=sys.stderr)
     return code

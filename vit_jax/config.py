@@ -71,6 +71,8 @@ def load_config(path: str | Path) -> Config:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
         hint = f"; perhaps {' or '.join(str(path.parent / name) for name in near)}" if near else ""
+        if path.is_dir():
+            hint = f"; for a run folder, name {path / 'config.json'}"
         raise ConfigError(f"--config {path}: there is no such file{hint}")
     if path.suffix == ".json":
         try:
@@ -79,10 +81,16 @@ def load_config(path: str | Path) -> Config:
             raise ConfigError(f"--config {path}: {error}") from error
     if path.suffix != ".py":
         raise ConfigError(f"--config {path}: expected a .py file, or a run's config.json")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # whatever the user's own code may raise
+        raise ConfigError(f"--config {path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"--config {path}: the file should define `config = Config(…)`")
-    return config
+    try:
+        return from_json(to_json(config))  # Python checks no types: this does
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from error
 
 
 def resolve_length(config: Config, overridden: Sequence[str] = ()) -> Config:
@@ -106,6 +114,39 @@ def resolve_length(config: Config, overridden: Sequence[str] = ()) -> Config:
     return config
 
 
+def check_ranges(config: Config) -> None:
+    """Raise a ConfigError that lists every number outside its range."""
+    at_least = {
+        **dict.fromkeys(("model.depth", "model.num_heads", "model.width", "batch_size"), 1),
+        **dict.fromkeys(("keep_checkpoints", "log_every_steps"), 1),
+        **dict.fromkeys(("seed", "augment.crop_padding", "model.num_registers"), 0),
+        **dict.fromkeys(("optim.learning_rate", "optim.warmup_epochs", "optim.weight_decay"), 0),
+    }
+    rates = ("dropout", "attention_dropout", "embed_dropout", "drop_path")
+    below_one = (*(f"model.{rate}" for rate in rates), "label_smoothing", "optim.ema_decay")
+    above_zero = ("eval_every_epochs", "checkpoint_every_epochs", "optim.clip_norm")
+    values = dict(_items(_plain(config), ""))
+    problems = [
+        f"{name}={values[name]}: should be at least {least}"
+        for name, least in at_least.items()
+        if not least <= values[name] < math.inf
+    ]
+    problems += [
+        f"{name}={values[name]}: should be at least 0 and below 1"
+        for name in below_one
+        if values[name] is not None and not 0 <= values[name] < 1
+    ]
+    problems += [
+        f"{name}={values[name]}: should be above 0"
+        for name in above_zero
+        if values[name] is not None and not 0 < values[name] < math.inf
+    ]
+    if config.model.pool == "none":
+        problems.append("model.pool='none' gives a row per token: choose cls, gap or map to train")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
 def to_json(config: Config) -> str:
     """The config as JSON: objects for dataclasses, lists for tuples."""
     return json.dumps(_plain(config), indent=2) + "\n"
@@ -126,6 +167,7 @@ def from_json(text: str) -> Config:
 
 # What may change between a run and its resumption without changing what has been learnt so far.
 RESUMABLE = (
+    "data.root",
     "epochs",
     "steps",
     "eval_every_epochs",
@@ -158,15 +200,15 @@ def _differences(old: Any, new: Any, prefix: str) -> dict[str, tuple[Any, Any]]:
 
 def field_names(config: Config) -> list[str]:
     """Dotted names of all fields that hold values, such as "model.depth"."""
-    return list(_leaves(_plain(config), ""))
+    return [name for name, _ in _items(_plain(config), "")]
 
 
-def _leaves(plain: dict[str, Any], prefix: str) -> Iterator[str]:
+def _items(plain: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in plain.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _items(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, value
 
 
 def _fields(kind: type) -> list[str]:

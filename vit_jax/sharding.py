@@ -1,6 +1,7 @@
 """Devices, meshes, and one step on many devices: by `jax.jit` over a mesh, or by `jax.pmap`."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -26,17 +27,17 @@ def select_devices(device: Device) -> list[jax.Device]:
     Raises:
       DeviceError: jax sees no such device; the message says how to install the support for it.
     """
-    if device == "auto":
-        return jax.local_devices()
     try:
-        return jax.local_devices(backend=device)
-    except RuntimeError as error:
-        extra = {"gpu": "cuda12", "tpu": "tpu", "cpu": "test"}[device]
+        return jax.local_devices() if device == "auto" else jax.local_devices(backend=device)
+    # jax asserts that a platform named in JAX_PLATFORMS has come up.
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        setting = f", with JAX_PLATFORMS={platforms}" if platforms else ""
+        extra = "tpu" if "tpu" in (device, platforms) else "cuda12"
         raise DeviceError(
-            f"device={device!r} was asked for, but jax {jax.__version__} sees only "
-            f"{', '.join(sorted({d.platform for d in jax.local_devices()}))} devices. Install the "
-            f"support with: pip install 'jax[{extra}]=={jax.__version__}' (for a CUDA 13 driver: "
-            "cuda13), or choose --config.device=cpu"
+            f"device={device!r} was asked for{setting}, but jax {jax.__version__} sees no such "
+            f"device. Install the support with: pip install 'jax[{extra}]=={jax.__version__}' (for "
+            "a CUDA 13 driver: cuda13), or choose --config.device=cpu"
         ) from error
 
 

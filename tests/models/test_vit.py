@@ -678,3 +678,21 @@ class TestTransformations(chex.TestCase):
         assert value > 0.1
         assert np.abs(gradient).max() > 0.01
         chex.assert_trees_all_close(self.variant(loss)(self.images), (value, gradient), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pool", "mean"),
+        ("positions", "sincos"),
+        ("activation", "relu"),
+        ("final_norm", "all"),
+        ("patch_method", "linear"),
+        ("init_scheme", "he"),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_word_that_a_field_does_not_know_is_refused(field, value):
+    model = ViT(patch_size=4, width=16, depth=1, num_heads=2, **{field: value})
+    with pytest.raises(ValueError, match=f"{field}='{value}': use one of"):
+        model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -126,7 +126,7 @@ def test_a_finished_run_has_nothing_left_to_train(tiny_config, tmp_path):
     first = run(tiny_config, RunFolder(tmp_path)).summary
     rows = read_rows(tmp_path)
     again = run(tiny_config, RunFolder(tmp_path), "auto").summary
-    assert again["test_accuracy"] == first["test_accuracy"]
+    assert again == json.loads(json.dumps(first)), "what was measured stays"
     assert [(row["step"], row["split"]) for row in read_rows(tmp_path)] == [
         (row["step"], row["split"]) for row in rows
     ]
@@ -190,3 +190,10 @@ def test_a_config_that_cannot_work_fails_before_compiling(
     changed = dataclasses.replace(getattr(tiny_config, part), **fields)
     with pytest.raises(error, match=message):
         run(dataclasses.replace(tiny_config, **{part: changed}), RunFolder(tmp_path))
+
+
+def test_a_length_before_the_newest_checkpoint_is_refused(tiny_config, tmp_path):
+    before = run(tiny_config, RunFolder(tmp_path)).summary
+    with pytest.raises(RunError, match="at step 7, beyond the 5 steps"):
+        run(dataclasses.replace(tiny_config, steps=5), RunFolder(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(before))

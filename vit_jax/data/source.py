@@ -21,7 +21,7 @@ class DataError(ValueError):
 
 @runtime_checkable
 class Source(Protocol):
-    """Labelled images by index. Anything with these four members can be trained on."""
+    """Labelled images by index. What the resident feed takes is one held in memory whole."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -120,6 +120,12 @@ def _cached(
             f"{sorted(shapes)[:3]}); a set held in device memory needs one size"
         )
     labels = [record.features.feature[label_key].int64_list.value[0] for record in records]
+    classes = builder.info.features[label_key].num_classes
+    if not all(0 <= label < classes for label in labels):
+        raise DataError(
+            f"split {split!r} of {builder.name} has labels outside 0..{classes - 1}, as splits "
+            "without labels do: choose another split"
+        )
     _write_whole(files[0], np.stack(images))
     _write_whole(files[1], np.array(labels, np.int32))
     return np.load(files[0], mmap_mode="r"), np.load(files[1])

@@ -4,7 +4,7 @@ Axes: b batch, h w pixels, c channels, n tokens, d width, k heads.
 """
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,9 @@ from vit_jax.models.pooling import MapPool
 from vit_jax.ops.positions import sincos2d
 
 Pool = Literal["cls", "gap", "tokens-mean", "map", "none"]
+Positions = Literal["learned", "sincos2d", "none"]
+FinalNorm = Literal["tokens", "pooled", "none"]
+PatchMethod = Literal["conv", "matmul"]
 
 
 class ViT(nn.Module):
@@ -64,11 +67,11 @@ class ViT(nn.Module):
     """Prepend a class token; None: where the pool needs one (cls, tokens-mean)."""
     num_registers: int = 0
     """Extra learned tokens without positions (arXiv 2309.16588)."""
-    positions: Literal["learned", "sincos2d", "none"] = "learned"
+    positions: Positions = "learned"
     """Position embedding: learned (the class token has one too), fixed sine-cosine, or none."""
     representation: int | None = None
     """Width of a Dense + tanh before the head (pre-training heads have it); None: none."""
-    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
+    final_norm: FinalNorm = "tokens"
     """The last LayerNorm: on all tokens before pooling, on the pooled vector, or none."""
     qkv_bias: bool = True
     """Biases in the q/k/v projection."""
@@ -92,7 +95,7 @@ class ViT(nn.Module):
     """gelu: exact, as in PyTorch; gelu_tanh: the tanh approximation."""
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
-    patch_method: Literal["conv", "matmul"] = "conv"
+    patch_method: PatchMethod = "conv"
     """How patches are projected: strided convolution, or reshape and product. Same numbers."""
     init_scheme: Init = "paper"
     """Initial values: those of the paper's code, or PyTorch's defaults."""
@@ -246,6 +249,7 @@ class ViT(nn.Module):
 
     def _check(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """The grid of patches of images of this shape; a ValueError where the fields forbid it."""
+        _check_choices(self)
         if len(shape) != 4:
             raise ValueError(f"images have shape {shape}: expected four axes, [b, h, w, c]")
         _, height, width, channels = shape
@@ -273,3 +277,18 @@ class ViT(nn.Module):
                 f"{shape}, but the parameters hold {found}: resize the images to the size the "
                 "model was initialised with, or resample pos_embed"
             )
+
+
+def _check_choices(model: ViT) -> None:
+    """Raise a ValueError where a field that takes one of a few words holds another."""
+    for field, choices in (
+        ("pool", Pool),
+        ("positions", Positions),
+        ("final_norm", FinalNorm),
+        ("patch_method", PatchMethod),
+        ("activation", Activation),
+        ("init_scheme", Init),
+    ):
+        value = getattr(model, field)
+        if value not in get_args(choices):
+            raise ValueError(f"{field}={value!r}: use one of {', '.join(get_args(choices))}")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Okabe and Ito's palette (2008).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+# The first two are of Okabe and Ito's palette (2008).
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 
 
 def figure(columns: int, width: float = 4.2, height: float = 3.4) -> tuple[Any, Any]:

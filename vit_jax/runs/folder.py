@@ -15,7 +15,7 @@ class RunFolder:
     """Files of one run; the folder is made when it does not exist."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "log.txt").touch()
@@ -30,8 +30,13 @@ class RunFolder:
         """A fresh folder: parent/name-1, or the next number that is free."""
         for number in itertools.count(1):
             path = Path(parent) / f"{name}-{number}"
-            if not path.exists():
-                return cls(path)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError:
+                pass  # said by the constructor
+            return cls(path)
         raise AssertionError("unreachable: count() does not end")
 
     @property

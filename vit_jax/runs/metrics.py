@@ -2,7 +2,9 @@
 
 import csv
 import importlib.util
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,7 +32,7 @@ class MetricWriter:
             row for row in rows if row["step"] <= (resume_after or 0) and row["split"] != "test"
         ]
         self.columns: list[str] = list(dict.fromkeys(key for row in rows for key in row))
-        self.jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        _replace(self.jsonl, "".join(json.dumps(row) + "\n" for row in rows))
         self._write_csv(rows)
         self._tensorboard = None
         if importlib.util.find_spec("tensorboardX"):
@@ -42,7 +44,7 @@ class MetricWriter:
     def write(self, row: dict[str, Any]) -> None:
         """Append one row: step, epoch, split and scalars."""
         with open(self.jsonl, "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
         if new := [key for key in row if key not in self.columns]:
             self.columns += new
             self._write_csv(read_rows(self.jsonl.parent))
@@ -60,10 +62,19 @@ class MetricWriter:
             self._tensorboard.close()
 
     def _write_csv(self, rows: list[dict[str, Any]]) -> None:
-        with open(self.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        _replace(self.csv, table.getvalue())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside, then rename: a kill in between costs no row."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="") as file:
+        file.write(text)
+    os.replace(temporary, path)
 
 
 def read_rows(

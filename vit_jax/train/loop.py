@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import platform
 import signal
 import time
@@ -52,6 +53,8 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         stack.callback(checkpoints.close)
         state, notes = _start(job, folder, checkpoints, resume)
         start = int(state.step)
+        if finished := _finished(job, folder, start):
+            return finished
         folder.write_text("config.json", to_json(job.config))
         report = Report(job, folder, start, notes.get("sums"))
         stack.callback(report.close)
@@ -79,10 +82,29 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         summary = _summarise(job, folder, report, status, done, results)
         summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
+        if status == "complete" and job.eval_feed and not results:
+            results = _evaluate(job, state, job.eval_feed)  # for the confusion matrix
         _draw(job, folder, results)
         if status == "complete":
             _say_farewell(folder, report, summary, checkpoints.best_step())
         return Outcome(summary, stop.signal if status == "stopped" else None)
+
+
+def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
+    """The outcome of a run that is complete already; None where there is something left to do."""
+    summary = folder.path / "summary.json"
+    if start > job.total_steps:
+        raise RunError(
+            f"{folder.path} holds a run at step {start}, beyond the {job.total_steps} steps asked "
+            "for: ask for more, or choose another --workdir"
+        )
+    if start < job.total_steps or not summary.exists():
+        return None
+    found = json.loads(summary.read_text())
+    if found["status"] != "complete" or found["steps"] != start:
+        return None
+    print(f"{folder.path} is complete: {start} steps, test accuracy {found['test_accuracy']}")
+    return Outcome(found)
 
 
 def _between_steps(
@@ -94,9 +116,11 @@ def _between_steps(
     stopping: signal.Signals | None,
 ) -> None:
     """Evaluate and save where it is due; a stopping run saves too."""
-    evaluates = job.eval_feed and job.is_due(done, job.config.eval_every_epochs)
-    saves = stopping or job.is_due(done, job.config.checkpoint_every_epochs)
-    if not (evaluates or saves):
+    due = job.is_due(done, job.config.checkpoint_every_epochs)
+    saves = stopping or due
+    # Every regular checkpoint gets a score, or the best of them could not be told.
+    evaluates = due or job.is_due(done, job.config.eval_every_epochs)
+    if not (saves or (evaluates and job.eval_feed)):
         return
     report.flush()
     score = None
@@ -114,7 +138,13 @@ def _start(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The initial state, or that of the newest checkpoint and the notes saved with it."""
     newest = checkpoints.latest_step()
+    stored = folder.path / "config.json"
     if newest is None:
+        if resume == "never" and stored.exists():
+            raise RunError(
+                f"--resume never: {folder.path} holds a run without checkpoints; choose another "
+                "--workdir"
+            )
         if resume == "must":
             raise RunError(
                 f"--resume must: {folder.path} holds no checkpoint; --resume auto starts"
@@ -125,7 +155,6 @@ def _start(
             f"--resume never: {folder.path} holds a run at step {newest}; go on with --resume "
             "auto, or choose another --workdir"
         )
-    stored = folder.path / "config.json"
     if stored.exists():
         _check_same_run(from_json(stored.read_text()), job.config, folder)
     like = jax.eval_shape(job.initial_state)
@@ -251,6 +280,6 @@ def _say_farewell(
             f"Test accuracy: {summary['test_accuracy']:.2%} of {summary['test_examples']:,} images"
         )
     if best_step is not None:
-        report.say(f"Best held-out accuracy: checkpoint {best_step}")
-    report.say(f"Curves, confusion matrix: {folder.pictures}")
+        report.say(f"Best held-out accuracy among the checkpoints: step {best_step}")
+    report.say(f"Pictures: {folder.pictures}")
     report.say(f"Evaluate again: vit-jax evaluate {folder.path}")

@@ -63,6 +63,12 @@ class Report:
 
     def evaluation(self, split: str, done: int, results: dict[str, Evaluation]) -> None:
         """Write and say a split's results: "" those of the weights, "_ema" those of their mean."""
+        for result in results.values():
+            if not math.isfinite(result.loss):
+                raise TrainingError(
+                    f"the loss on {split} is {result.loss} after step {done}: the weights have "
+                    "diverged, and are not saved; try a smaller learning rate"
+                )
         row: dict[str, Any] = self._row(done, split)
         for suffix, result in results.items():
             row |= {f"loss{suffix}": result.loss, f"accuracy{suffix}": result.accuracy}
@@ -79,6 +85,7 @@ class Report:
                     f"WARNING: every prediction on {split} is the class {name!r}. The model has "
                     "learnt nothing yet: if this stays, look at the learning rate and the labels"
                 )
+                break
 
     def say(self, line: str) -> None:
         """A line on the screen and in log.txt."""
@@ -93,7 +100,7 @@ class Report:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         self._count_time(now, dispatched, values["examples"])
-        if not math.isfinite(values["loss"]):
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             raise TrainingError(
                 f"the loss is {values['loss']} at step {done} (learning rate "
                 f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g}): try "
@@ -128,12 +135,15 @@ class Report:
         if self.job.is_due(done, self.job.config.eval_every_epochs):
             loss, accuracy = means["loss"], means["accuracy"]
             self.say(f"{self._where(done)}  train  loss {loss:.4f}  accuracy {accuracy:.2%}")
-        self.sums = dict.fromkeys(self.sums, 0.0)
+        # A training that ends inside an epoch may be made longer: its sums are saved as they are.
+        if done % self.job.steps_per_epoch == 0:
+            self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:
         if self.seconds_to_first_step is None:
             self.seconds_to_first_step = now - self.job.began
-        self.seconds["on_device"] += now - max(dispatched, self._last_result or 0.0)
+        else:  # the first step's time is the compiler's
+            self.seconds["on_device"] += now - max(dispatched, self._last_result or 0.0)
         if self._last_result is not None:
             self._steady_images += examples
             self._steady_seconds += now - self._last_result

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, ConfigError
+from vit_jax.config import Config, ConfigError, check_ranges
 from vit_jax.data.catalog import open_source
 from vit_jax.data.resident import ResidentFeed, gather
 from vit_jax.data.source import ArraySource, channel_statistics, check_classes
@@ -80,6 +80,7 @@ def set_up(config: Config) -> Job:
         message names the field and what would be right.
     """
     began = time.perf_counter()
+    check_ranges(config)
     devices = select_devices(config.device)
     mesh = make_mesh(devices)
     check_batch(config.batch_size, mesh)
@@ -168,8 +169,10 @@ def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
             f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
             "follows from it"
         )
-    mean, std = channel_statistics(train.images)
-    mean, std = data.mean or mean, data.std or std
+    mean, std = data.mean, data.std
+    if mean is None or std is None:
+        statistics = channel_statistics(train.images)
+        mean, std = mean or statistics[0], std or statistics[1]
     if not len(mean) == len(std) == channels or min(std) <= 0:
         raise ConfigError(
             f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
