@@ -1,6 +1,9 @@
 """A small ViT on scikit-learn's hand-written digits: 8x8 pixels, 10 classes, no download.
 
 python train.py --config configs/digits.py
+
+Measured on two cores of an AMD EPYC, other work going on beside it, 2026-11-21, n = 1 (seed 0):
+98.0 % test accuracy (348 of 355 images) in 51.6 seconds, compiling included.
 """
 
 from vit_jax import ViT
