@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Dense, Dtype
+from vit_jax.models.layers import Dense, Dtype, layer_norm
 from vit_jax.models.patches import divisors
 
 
@@ -47,6 +47,9 @@ class SelfAttention(nn.Module):
     qkv_bias: bool = True
     qk_scale: float | None = None
     """Factor on query key^T; None: head_dim ** -0.5."""
+    qk_norm: bool = False
+    """A LayerNorm on each head's query and on its key (arXiv 2302.05442, section 2)."""
+    norm_eps: float = 1e-6
     attention_dropout: float = 0.0
     """Dropout on the attention weights."""
     dropout: float = 0.0
@@ -73,6 +76,9 @@ class SelfAttention(nn.Module):
             part.reshape(batch, num_tokens, self.num_heads, head_dim)
             for part in jnp.split(qkv, 3, axis=-1)
         )
+        if self.qk_norm:
+            q = layer_norm(self.norm_eps, self.dtype, "q_norm")(q)
+            k = layer_norm(self.norm_eps, self.dtype, "k_norm")(k)
         weights = attention_weights(q, k, scale)
         self.sow("intermediates", "attention", weights)
         weights = nn.Dropout(self.attention_dropout)(weights, deterministic=not train)

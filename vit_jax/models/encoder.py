@@ -23,6 +23,7 @@ class Block(nn.Module):
     """Hidden width of the MLP; None: 4 * width."""
     qkv_bias: bool = True
     qk_scale: float | None = None
+    qk_norm: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
@@ -50,6 +51,8 @@ class Block(nn.Module):
             head_dim=self.head_dim,
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
+            qk_norm=self.qk_norm,
+            norm_eps=self.norm_eps,
             attention_dropout=self.attention_dropout,
             dropout=self.dropout,
             init_scheme=self.init_scheme,

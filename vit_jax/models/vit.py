@@ -4,7 +4,7 @@ Axes: b batch, h w pixels, c channels, n tokens, d width, k heads.
 """
 
 import functools
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +68,9 @@ class ViT(nn.Module):
     num_registers: int = 0
     """Extra learned tokens without positions (arXiv 2309.16588)."""
     positions: Positions = "learned"
-    """Position embedding: learned (the class token has one too), fixed sine-cosine, or none."""
+    """Position embedding: learned, fixed sine-cosine, or none."""
+    class_position: bool = True
+    """Learned positions have an entry for the class token too, as in the paper."""
     representation: int | None = None
     """Width of a Dense + tanh before the head (pre-training heads have it); None: none."""
     final_norm: FinalNorm = "tokens"
@@ -77,6 +79,8 @@ class ViT(nn.Module):
     """Biases in the q/k/v projection."""
     qk_scale: float | None = None
     """Factor on query key^T; None: head_dim ** -0.5."""
+    qk_norm: bool = False
+    """A LayerNorm on each head's query and on its key."""
     dropout: float = 0.0
     """Dropout rate after the attention's output and after both layers of the MLP."""
     attention_dropout: float = 0.0
@@ -150,6 +154,7 @@ class ViT(nn.Module):
             mlp_dim=self.mlp_dim,
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
+            qk_norm=self.qk_norm,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             layer_scale=self.layer_scale,
@@ -196,15 +201,20 @@ class ViT(nn.Module):
             extra = jnp.broadcast_to(extra.astype(tokens.dtype), (batch, count, width))
             return jnp.concatenate([extra, tokens], axis=1)
 
-        if self.positions == "sincos2d":
-            tokens = tokens + sincos2d(rows, columns, width).astype(tokens.dtype)
-        if self.has_class_token:
-            tokens = prepend("cls_token", 1, self.cls_init_stddev)
-        if self.positions == "learned":
-            shape = (1, tokens.shape[1], width)
+        def add_positions(tokens):
+            shape = (1, *tokens.shape[1:])
             self._check_positions(shape, rows, columns)
             init = nn.initializers.normal(self.position_init_stddev)
-            tokens = tokens + self.param("pos_embed", init, shape).astype(tokens.dtype)
+            return tokens + self.param("pos_embed", init, shape).astype(tokens.dtype)
+
+        if self.positions == "sincos2d":
+            tokens = tokens + sincos2d(rows, columns, width).astype(tokens.dtype)
+        if self.positions == "learned" and not self.class_position:
+            tokens = add_positions(tokens)
+        if self.has_class_token:
+            tokens = prepend("cls_token", 1, self.cls_init_stddev)
+        if self.positions == "learned" and self.class_position:
+            tokens = add_positions(tokens)
         if self.num_registers:
             # Registers carry no position and stand between the class token and the patches.
             first = int(self.has_class_token)
@@ -281,14 +291,9 @@ class ViT(nn.Module):
 
 def _check_choices(model: ViT) -> None:
     """Raise a ValueError where a field that takes one of a few words holds another."""
-    for field, choices in (
-        ("pool", Pool),
-        ("positions", Positions),
-        ("final_norm", FinalNorm),
-        ("patch_method", PatchMethod),
-        ("activation", Activation),
-        ("init_scheme", Init),
-    ):
+    for field, hint in get_type_hints(type(model)).items():
+        if get_origin(hint) is not Literal:
+            continue
         value = getattr(model, field)
-        if value not in get_args(choices):
-            raise ValueError(f"{field}={value!r}: use one of {', '.join(get_args(choices))}")
+        if value not in get_args(hint):
+            raise ValueError(f"{field}={value!r}: use one of {', '.join(get_args(hint))}")
