@@ -48,7 +48,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(name):
     with pytest.raises(DataError, match="is no known data set") as error:
         open_source(DataConfig(name=name), "train")
     assert f"data.name={name!r}" in str(error.value)
-    assert "digits, cifar10, cifar100, or tfds:NAME" in str(error.value)
+    assert "digits, cifar10, cifar100, tfds:NAME" in str(error.value)
 
 
 def test_cifar_by_its_name_and_by_tfds_name_is_the_same(cifar10):
@@ -61,3 +61,16 @@ def test_cifar_by_its_name_and_by_tfds_name_is_the_same(cifar10):
 def test_the_data_folder_is_taken_from_the_environment(cifar10, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(cifar10.root))
     assert len(open_source(DataConfig(name="cifar10"), "test")) == 20
+
+
+@pytest.mark.parametrize("image_size", [8, (8, 8), None])
+def test_the_size_of_fixed_images_may_be_named(image_size):
+    source = open_source(DataConfig(name="digits", image_size=image_size), "test")
+    assert source.images.shape == (355, 8, 8, 1)
+
+
+@pytest.mark.parametrize("image_size", [32, (8, 16)])
+def test_another_size_of_fixed_images_is_refused(image_size):
+    with pytest.raises(DataError, match="of digits are 8x8 pixels: leave it out") as error:
+        open_source(DataConfig(name="digits", image_size=image_size), "test")
+    assert f"data.image_size={image_size}" in str(error.value)

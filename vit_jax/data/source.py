@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -43,19 +43,41 @@ class DataConfig:
     """Which images, and which of them for what."""
 
     name: str = "digits"
-    """digits, cifar10, cifar100, or tfds:NAME for any TFDS set with image and label."""
+    """digits, cifar10, cifar100, tfds:NAME for any TFDS set with image and label, or folder."""
     root: str | None = None
-    """Folder of the data. TFDS: its data_dir; None: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder of the data. TFDS: its data_dir; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    folder: the one that holds SPLIT/CLASS/FILES."""
     train_split: str = "train[:90%]"
     """Images trained on, in TFDS's notation: a split, or a slice such as train[:90%]."""
     eval_split: str | None = "train[90%:]"
     """Held-out images, evaluated as training goes on; None: no such evaluation."""
     test_split: str | None = "test"
     """Images evaluated once, at the end; None: no test."""
+    image_size: int | tuple[int, int] | None = None
+    """Pixels on a side, or (height, width), to which images of a folder are resized. None for the
+    other sets, whose images have a size of their own."""
+    resize: Literal["crop", "squash"] = "crop"
+    """How a folder's images are resized: crop keeps the proportions, covers the size and cuts the
+    centre out; squash resizes height and width independently."""
     mean: tuple[float, ...] | None = None
     """Mean per channel, of pixels in 0..1; None: that of the training images."""
     std: tuple[float, ...] | None = None
     """Standard deviation per channel, of pixels in 0..1; None: that of the training images."""
+
+
+def declared_size(config: DataConfig) -> tuple[int, int] | None:
+    """(height, width) in pixels that `config.image_size` says; None where it is left out.
+
+    Raises:
+      DataError: it is below one pixel.
+    """
+    size = config.image_size
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise DataError(f"data.image_size={size}: should be at least 1 pixel")
+    return height, width
 
 
 @dataclasses.dataclass(frozen=True)
