@@ -1,12 +1,18 @@
 """One `OptimConfig` -> one optax chain."""
 
 import dataclasses
+import difflib
+import functools
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Params = Any
+
+BACKBONE = "backbone"
+"""In `OptimConfig.freeze`: every parameter but the head's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,13 @@ class OptimConfig:
     """Largest global norm of the gradient; longer ones are scaled down. None: no clipping."""
     ema_decay: float | None = None
     """Decay per step of a moving average of the weights, evaluated beside them. None: none."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by how their paths begin, such as patch_embed or
+    encoder/block_0; backbone: all but the head, a linear probe."""
+    layer_decay: float | None = None
+    """Factor on the learning rate per layer down from the head, usually 0.65 to 0.9. None: 1."""
+    head_only_epochs: float = 0.0
+    """Epochs at the start in which only the head is updated."""
 
 
 def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -62,8 +75,21 @@ def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, then AdamW or SGD with momentum, with `schedule` as learning rate."""
+def make_optimizer(
+    config: OptimConfig, schedule: optax.Schedule, steps_per_epoch: int | None = None
+) -> optax.GradientTransformation:
+    """Clipping, then AdamW or SGD with momentum, with `schedule` as learning rate.
+
+    `freeze`, `layer_decay` and `head_only_epochs` wrap these two; without them the state has the
+    structure of the two alone. They read the names of `ViT`'s parameters.
+
+    Args:
+      steps_per_epoch: the unit of `config.head_only_epochs`, where that is above 0.
+
+    Raises:
+      ValueError: the fields contradict each other. `init` raises one where `freeze` names no
+        parameter or leaves none to train.
+    """
     mask = decay_mask if config.decay == "kernels" else None
     clip = optax.identity()
     if config.clip_norm is not None:
@@ -77,7 +103,20 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
             optax.add_decayed_weights(config.weight_decay, mask),
             optax.sgd(schedule, config.momentum, config.nesterov),
         )
-    return optax.chain(clip, update)
+    optimizer = optax.chain(clip, update)
+    if config.freeze:
+        # Around the clipping too: what is frozen has no part in the gradient's norm.
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            functools.partial(_freeze_labels, freeze=config.freeze),
+        )
+    # Outside the partition, because the depth is counted over all blocks, frozen ones too.
+    if config.layer_decay is not None:
+        optimizer = optax.chain(optimizer, scale_by_layer(config.layer_decay))
+    # By the epochs, not the steps: the structure of the state must not depend on the data's size.
+    if config.head_only_epochs:
+        optimizer = optax.chain(optimizer, _head_only(config, steps_per_epoch))
+    return optimizer
 
 
 def decay_mask(params: Params) -> Params:
@@ -87,11 +126,125 @@ def decay_mask(params: Params) -> Params:
     )
 
 
+def freeze_mask(params: Params, freeze: tuple[str, ...]) -> Params:
+    """True for the parameters that `OptimConfig.freeze` names, False for those that are trained.
+
+    Raises:
+      ValueError: a name is the beginning of no parameter's path, or nothing is left to train.
+    """
+    paths = _paths(params)
+    for name in freeze:
+        if not any(_begins_with(path, name) for path in jax.tree.leaves(paths)):
+            raise ValueError(_no_parameter(name, jax.tree.leaves(paths)))
+    mask = jax.tree.map(lambda path: any(_begins_with(path, name) for name in freeze), paths)
+    if all(jax.tree.leaves(mask)):
+        raise ValueError(f"optim.freeze={freeze} leaves no parameter to train: name fewer")
+    return mask
+
+
+def scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
+    """Multiply every update by its parameter's factor of `layer_factors`; has no state."""
+
+    def scale(updates, params):
+        del params
+        return jax.tree.map(jnp.multiply, updates, layer_factors(updates, layer_decay))
+
+    return optax.stateless(scale)
+
+
+def layer_factors(params: Params, layer_decay: float) -> Params:
+    """layer_decay ** (depth + 1 - layer) per parameter: the lower the layer, the smaller the step.
+
+    Layer 0 makes the tokens (patches, class token, registers, positions), layer i + 1 is block i,
+    and layer depth + 1, whose factor is 1, what follows the blocks. Source: BEiT, arXiv 2106.08254,
+    appendix on fine-tuning; before it ELECTRA, arXiv 2003.10555, appendix B.
+
+    Raises:
+      ValueError: a parameter that is none of `ViT`'s, so that its layer is not known.
+    """
+    paths = _paths(params)
+    blocks = {path.split("/")[1] for path in jax.tree.leaves(paths) if path.startswith("encoder/")}
+    top = len(blocks) + 1
+    return jax.tree.map(lambda path: layer_decay ** (top - _layer(path, top)), paths)
+
+
 def ema_update(ema: Params, params: Params, decay: float, step: jax.Array) -> Params:
     """decay * ema + (1 - decay) * params, with a smaller decay, (1 + step) / (10 + step), early on.
 
     The smaller decay lets the average forget the initial weights, as in TensorFlow's
     ExponentialMovingAverage with `num_updates`.
     """
-    keep = jax.numpy.minimum(decay, (1.0 + step) / (10.0 + step))
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda e, p: e + (1 - keep) * (p - e), ema, params)
+
+
+def _head_only(config: OptimConfig, steps_per_epoch: int | None) -> optax.GradientTransformation:
+    """Multiply the backbone's updates by 0 for `head_only_epochs`, then by 1.
+
+    Its moments go on accumulating meanwhile. AdamW corrects the bias of all moments by one count of
+    steps; had the backbone's been held at zero, that count would take them for settled, and after
+    some thousand steps its first update would be (1 - b1) / sqrt(1 - b2), about 3, times too large.
+    """
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"optim.head_only_epochs={config.head_only_epochs} needs steps_per_epoch, the number "
+            "of steps that make an epoch"
+        )
+    if any(name.split("/")[0] == "head" for name in config.freeze):
+        raise ValueError(
+            f"optim.head_only_epochs={config.head_only_epochs} trains the head alone, but "
+            f"optim.freeze={config.freeze} keeps it as it is: drop one of the two"
+        )
+    steps = round(config.head_only_epochs * steps_per_epoch)
+    off, on = optax.constant_schedule(0.0), optax.constant_schedule(1.0)
+    return optax.masked(
+        optax.scale_by_schedule(optax.join_schedules([off, on], [steps])),
+        functools.partial(freeze_mask, freeze=(BACKBONE,)),
+    )
+
+
+def _freeze_labels(params: Params, freeze: tuple[str, ...]) -> Params:
+    mask = freeze_mask(params, freeze)
+    return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", mask)
+
+
+def _layer(path: str, top: int) -> int:
+    match path.split("/"):
+        case ["patch_embed" | "cls_token" | "register_tokens" | "pos_embed", *_]:
+            return 0
+        case ["encoder", block, *_]:
+            return int(block.removeprefix("block_")) + 1
+        case ["norm" | "map_pool" | "representation" | "head", *_]:
+            return top
+    raise ValueError(f"optim.layer_decay: the layer of {path!r} is not known, as it is no ViT's")
+
+
+def _paths(params: Params) -> Params:
+    """The path of every parameter, such as "encoder/block_0/mlp/fc1/kernel", in its place."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+
+
+def _begins_with(path: str, name: str) -> bool:
+    """Whether whole components at the beginning of `path` make `name`."""
+    if name == BACKBONE:
+        return not _begins_with(path, "head")
+    return path == name or path.startswith(f"{name}/")
+
+
+def _no_parameter(name: str, paths: list[str]) -> str:
+    """What to say of a name in `freeze` that matches nothing: near names, and what there is."""
+    beginnings = {
+        "/".join(components[:length])
+        for components in (path.split("/") for path in paths)
+        for length in range(1, len(components) + 1)
+    }
+    near = difflib.get_close_matches(name, beginnings, n=3)
+    hint = f"perhaps {' or '.join(near)}; " if near else ""
+    # A parameter's own name says little, and there are hundreds: blocks and whole parts will do.
+    parts = sorted(part for part in beginnings if part.count("/") <= part.startswith("encoder/"))
+    return (
+        f"optim.freeze: no parameter's path begins with {name!r}: {hint}there are "
+        f"{', '.join([BACKBONE, *parts])}"
+    )

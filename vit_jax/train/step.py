@@ -13,7 +13,7 @@ from vit_jax.models import ViT
 from vit_jax.ops.augment import AugmentConfig, augment, example_keys, normalise
 from vit_jax.ops.losses import cross_entropy
 from vit_jax.ops.metrics import Counts, count
-from vit_jax.optim import ema_update
+from vit_jax.optim import ema_update, freeze_mask
 from vit_jax.train.state import Params, TrainState
 
 # Streams of randomness, each folded into the seed's key.
@@ -32,6 +32,8 @@ class Recipe:
     std: tuple[float, ...]
     label_smoothing: float = 0.0
     ema_decay: float | None = None
+    freeze: tuple[str, ...] = ()
+    """As in `OptimConfig`; the optimiser has to be made with the same."""
     seed: int = 0
 
 
@@ -44,7 +46,7 @@ def train_step(
 
     Returns:
       the next state, and loss (mean over the batch), correct and examples (counts),
-      gradient_norm (global, before clipping) and learning_rate.
+      gradient_norm (global, of what is trained, before clipping) and learning_rate.
     """
     augment_key, dropout_key = (stream_key(recipe.seed, n, state.step) for n in (AUGMENT, DROPOUT))
     place = batch["place"]
@@ -53,8 +55,12 @@ def train_step(
     images = augment(example_keys(augment_key, place), batch["image"], recipe.augment)
     images = normalise(images, recipe.mean, recipe.std)
     examples = _sum(batch["mask"].sum(), axis_name)
+    frozen = freeze_mask(state.params, recipe.freeze)
 
     def loss_fn(params):
+        # What is frozen has no gradient, so the compiler drops the part of the backward pass that
+        # only leads to it.
+        params = _choose(frozen, jax.lax.stop_gradient(params), params)
         rngs = {"dropout": dropout_key}
         logits = _logits(recipe.model, params, images, train=True, rngs=rngs)
         losses = cross_entropy(logits, batch["label"], recipe.label_smoothing)
@@ -63,10 +69,11 @@ def train_step(
     (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     gradients = _sum(gradients, axis_name)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    # The old arrays themselves: adding an update of 0 would turn -0.0 into 0.0.
+    params = _choose(frozen, state.params, optax.apply_updates(state.params, updates))
     ema = state.ema
     if recipe.ema_decay is not None:
-        ema = ema_update(ema, params, recipe.ema_decay, state.step)
+        ema = _choose(frozen, ema, ema_update(ema, params, recipe.ema_decay, state.step))
 
     correct = (logits.argmax(axis=1) == batch["label"]) * batch["mask"]
     metrics = {
@@ -94,6 +101,11 @@ def stream_key(seed: int, stream: int, step: Any = 0) -> jax.Array:
 def _logits(model: ViT, params: Params, images: Array, **options: Any) -> Array:
     # Flax types `apply` for all its uses; without `mutable` it returns what the module does.
     return cast(Array, model.apply({"params": params}, images, **options))
+
+
+def _choose(where: Params, one: Params, other: Params) -> Params:
+    """Leaf by leaf, `one` where `where` is true, else `other`."""
+    return jax.tree.map(lambda first, a, b: a if first else b, where, one, other)
 
 
 def _sum(tree: Any, axis_name: str | None) -> Any:
