@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"ops"},
     {"models", "data", "runs", "optim", "sharding"},
-    {"config", "weights", "pictures"},
-    {"train"},
+    {"config", "pictures"},
+    {"weights"},
+    {"train", "__init__"},
     {"cli"},
     {"/train", "/configs", "/examples", "/benchmarks"},  # outside the package: nobody imports them
 )
@@ -20,7 +21,7 @@ OWNERS = {
     **dict.fromkeys(("grain", "tensorflow_datasets", "PIL", "sklearn", "array_record"), "data"),
     **dict.fromkeys(("orbax", "tensorboardX"), "runs"),
     "matplotlib": "pictures",
-    "safetensors": "weights",
+    **dict.fromkeys(("safetensors", "huggingface_hub", "torch"), "weights"),
 }
 FILES = sorted(
     path
@@ -34,8 +35,7 @@ def room_of(path):
     first, *rest = path.with_suffix("").parts
     if first != "vit_jax":
         return f"/{first}"
-    # vit_jax/__init__.py re-exports models; python -m vit_jax is the command line.
-    return {"__init__": "models", "__main__": "cli"}.get(rest[0], rest[0])
+    return {"__main__": "cli"}.get(rest[0], rest[0])  # python -m vit_jax is the command line
 
 
 def imported_modules(source):

@@ -1,7 +1,7 @@
 """Vision Transformers in JAX: functional Flax modules and a trainer.
 
-The modules are imported here; everything that reads files, trains or draws lives in its own
-subpackage and is imported from there.
+The modules and the doors for published weights are imported here; everything that reads images,
+trains or draws lives in its own subpackage and is imported from there.
 """
 
 from vit_jax.models import (
@@ -19,6 +19,7 @@ from vit_jax.models import (
     parameter_count,
     vit,
 )
+from vit_jax.weights import load_pretrained, save_pretrained
 
 __version__ = "0.1.0.dev0"
 
@@ -35,6 +36,8 @@ __all__ = [
     "ViT",
     "__version__",
     "forward_flops",
+    "load_pretrained",
     "parameter_count",
+    "save_pretrained",
     "vit",
 ]

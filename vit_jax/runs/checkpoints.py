@@ -91,21 +91,57 @@ class Checkpoints:
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
+        return self._restore(step, ocp.args.StandardRestore(target))
+
+    def restore_weights(self, step: int, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
+        """The parameters of a step, by their moving average where it has one, and its notes.
+
+        Nothing else of the state is read, and its structure need not be known.
+
+        Raises:
+          CheckpointError: no such step, or damaged files.
+        """
+        import orbax.checkpoint as ocp
+
+        try:
+            stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "state")
+            tree: Any = stored.item_metadata.tree  # pyrefly: ignore[missing-attribute]
+            name = "ema" if tree.get("ema") else "params"
+            target = {
+                name: jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name]
+                )
+            }
+        except Exception as error:
+            raise self._cannot(step, error) from error
+        state, notes = self._restore(
+            step,
+            ocp.args.PyTreeRestore(
+                target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            ),
+        )
+        return state[name], notes
+
+    def _restore(self, step: int, state: Any) -> tuple[Tree, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
         try:
             restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore()
-                ),
+                step, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore())
             )
         # Orbax and TensorStore raise many types, bare Exception among them.
         except Exception as error:
-            steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} cannot be restored ({_first_line(error)}); "
-                f"there are: {steps}"
-            ) from error
+            raise self._cannot(step, error) from error
         return restored["state"], restored["notes"]
+
+    def _cannot(self, step: int, error: Exception) -> CheckpointError:
+        steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
+        return CheckpointError(
+            f"checkpoint {step} in {self.folder} cannot be restored ({_first_line(error)}); "
+            f"there are: {steps}"
+        )
 
     def wait(self) -> None:
         """Wait until everything is written; raises what went wrong in the background."""

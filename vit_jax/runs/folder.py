@@ -61,3 +61,8 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a file as JSON, as a whole."""
         self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether train.py has left a config and checkpoints there."""
+    return (path / "config.json").exists() and (path / "checkpoints").is_dir()

@@ -1,0 +1,151 @@
+"""Recognising layouts, reading run folders, and what is no weights."""
+
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vit_jax import load_pretrained
+from vit_jax.weights import WeightsError, hub, open_pretrained
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "timm", "torchvision", "google"])
+def test_a_file_says_which_layout_it_is(layout, saved):
+    found = open_pretrained(saved(layout))
+    assert found.layout == layout
+    assert (found.model.width, found.model.depth, found.model.num_classes) == (64, 2, 5)
+
+
+def test_a_bare_timm_state_dict_tells_its_architecture(saved):
+    folder = saved("timm", pool="gap", class_token=False, final_norm="pooled", num_registers=2)
+    (folder / "config.json").unlink()
+    model = open_pretrained(folder / "model.safetensors").model
+    assert (model.pool, model.final_norm, model.num_registers) == ("gap", "pooled", 2)
+    assert (model.has_class_token, model.image_size) == (False, (24, 24))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_of_training_are_taken_off(prefix, saved, tmp_path):
+    arrays = load_file(saved("torchvision"))
+    save_file({prefix + name: a for name, a in arrays.items()}, tmp_path / "wrapped.safetensors")
+    assert open_pretrained(tmp_path / "wrapped.safetensors").layout == "torchvision"
+
+
+def test_torchvision_of_the_first_days_called_its_layers_otherwise(saved, tmp_path, images_of):
+    path = saved("torchvision")
+    arrays = load_file(path)
+    old = {
+        name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): array
+        for name, array in arrays.items()
+    }
+    assert old.keys() != arrays.keys()
+    save_file(old, tmp_path / "old.safetensors")
+    model, variables, _ = load_pretrained(path, say=None)
+    _, again, _ = load_pretrained(tmp_path / "old.safetensors", say=None)
+    images = images_of(model)
+    assert np.array_equal(model.apply(variables, images), model.apply(again, images))
+
+
+def test_a_pytorch_file_gives_what_safetensors_gives(saved, tmp_path, images_of):
+    torch = pytest.importorskip("torch", reason="reads its own files; Python 3.11 only")
+    path = saved("torchvision")
+    arrays = {name: torch.from_numpy(a) for name, a in load_file(path).items()}
+    torch.save(arrays, tmp_path / "vit.pth")
+    model, variables, _ = load_pretrained(path, say=None)
+    _, again, spec = load_pretrained(tmp_path / "vit.pth", say=None)
+    assert spec.layout == "torchvision"
+    images = images_of(model)
+    assert np.array_equal(model.apply(variables, images), model.apply(again, images))
+
+
+def test_missing_and_extra_parameters_are_named_with_the_nearest_name(saved, tmp_path):
+    arrays = load_file(saved("torchvision"))
+    arrays["encoder.lnn.weight"] = arrays.pop("encoder.ln.weight")
+    save_file(arrays, tmp_path / "a.safetensors")
+    message = (
+        r"read as torchvision, lacks encoder\.ln\.weight \(perhaps it is called "
+        r"encoder\.lnn\.weight\), and has encoder\.lnn\.weight, for which"
+    )
+    with pytest.raises(WeightsError, match=message):
+        load_pretrained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_w8_values_that_are_no_numbers_are_refused(value, saved, tmp_path):
+    arrays = load_file(saved("torchvision"))
+    arrays["encoder.ln.weight"][3] = value
+    save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"encoder\.ln\.weight holds NaN or infinite"):
+        load_pretrained(tmp_path / "a.safetensors")
+
+
+def test_what_is_no_vit_or_only_a_part_of_one_is_refused(tmp_path, saved):
+    save_file({"layer1.0.conv1.weight": np.ones(3)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(WeightsError, match=r"no ViT in the layout of .*layer1\.0\.conv1\.weight"):
+        load_pretrained(tmp_path / "resnet.safetensors")
+    save_file({"conv_proj.weight": np.ones((8, 3, 4, 4))}, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks 'encoder\.pos_embedding'.* a part of one"):
+        load_pretrained(tmp_path / "part.safetensors")
+
+
+def test_folders_that_hold_nothing_or_too_much(tmp_path, saved):
+    with pytest.raises(WeightsError, match="there is no such file or folder"):
+        load_pretrained(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=r"holds no weights: expected one of model\.safetensors"):
+        load_pretrained(tmp_path)
+    for name in "ab":
+        save_file({"a": np.ones(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(WeightsError, match=r"several weights, a.safetensors, b.safetensors: name"):
+        load_pretrained(tmp_path)
+
+
+def test_positions_that_are_no_square_ask_for_the_size(saved, tmp_path):
+    arrays = load_file(saved("torchvision"))
+    arrays["encoder.pos_embedding"] = arrays["encoder.pos_embedding"][:, :9]
+    save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="8 positions of patches make no square"):
+        load_pretrained(tmp_path / "a.safetensors")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the Hub, and no network."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "https://127.0.0.1:1")
+    return tmp_path / "hub"
+
+
+def test_a_model_in_the_local_cache_of_the_hub_needs_no_network(cache, saved):
+    folder = saved("huggingface")
+    snapshot = cache / "models--someone--some-vit" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    for file in folder.iterdir():
+        os.link(file, snapshot / file.name)
+    refs = cache / "models--someone--some-vit" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0123abc")
+    found = open_pretrained("hf-hub:someone/some-vit")
+    assert (found.layout, found.model.width) == ("huggingface", 64)
+
+
+def test_without_network_the_answer_is_quick_and_says_where_it_looked(cache, monkeypatch):
+    import time
+
+    began = time.perf_counter()
+    with pytest.raises(WeightsError, match=rf"not in the cache, {cache}, and 127.0.0.1:1 does not"):
+        open_pretrained("hf-hub:someone/some-vit")
+    assert time.perf_counter() - began < 5  # huggingface_hub alone tries for 23 s
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids more"):
+        open_pretrained("hf-hub:someone/some-vit")
+
+
+def test_a_name_that_is_none_and_a_missing_package(monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(WeightsError, match="expected hf-hub:USER/REPO"):
+        open_pretrained("hf-hub:a/b/c")
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match="pip install huggingface_hub"):
+        hub.fetch("hf-hub:a/b")

@@ -1,0 +1,214 @@
+"""Files of weights, read without running anything that is in them.
+
+What a file is, its first bytes say, never its name. Arrays are read one by one, when asked for.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Read = Callable[[str], np.ndarray]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, adapted or written; says which file and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFile:
+    """Named arrays in a file, or in several: the shapes are known, the values are not read yet."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    read: Read
+
+    def rename(self, names: dict[str, str]) -> "TensorFile":
+        """The same arrays under other names, {new: old}; those not named are left out."""
+        shapes = {new: self.shapes[old] for new, old in names.items()}
+        return TensorFile(self.path, shapes, lambda name: self.read(names[name]))
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open .safetensors, a sharded .safetensors.index.json, .npz, or a PyTorch file.
+
+    Raises:
+      WeightsError: it is none of these, is damaged, or could only be read by running its content.
+    """
+    if path.name.endswith(".index.json"):
+        return _open_shards(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(4096)
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        raise WeightsError(
+            f"{path} is an HTML page of {size:,} bytes, not weights: download the file itself, "
+            "the 'raw' or 'resolve' link rather than the page about it"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path} is a git-lfs pointer of {size:,} bytes, not weights: run `git lfs pull` "
+            "where it comes from, and copy the file again"
+        )
+    if start.startswith(b"PK"):
+        return _open_zip(path)
+    if start.startswith(b"\x80"):
+        return _open_torch(path)
+    if start[8:9] == b"{":
+        return _open_safetensors(path, size)
+    raise WeightsError(
+        f"{path} ({size:,} bytes) holds no weights: expected .safetensors, .npz, or a PyTorch "
+        "state_dict"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      WeightsError: it is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _open_safetensors(path: Path, size: int) -> TensorFile:
+    import safetensors
+
+    expected = _safetensors_size(path)
+    if expected > size:
+        raise WeightsError(
+            f"{path} is cut short: its header promises {expected:,} bytes, there are {size:,}; "
+            "copy or download it again"
+        )
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+        # The names come from the file: nothing but arrays can be behind them.
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is no whole safetensors file: {error}") from error
+    return TensorFile(path, shapes, file.get_tensor)
+
+
+def _safetensors_size(path: Path) -> int:
+    """The size in bytes that the header of a safetensors file promises; 0: it is unreadable."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            return 8 + length
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+            return 8 + length + max(ends, default=0)
+    return 0
+
+
+def _open_shards(path: Path) -> TensorFile:
+    where = read_json(path).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise WeightsError(f"{path}: expected an object 'weight_map' from parameter to file")
+    files = {}
+    for name in sorted(set(where.values())):
+        # A shard lies beside its index: a path out of the folder is no shard.
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise WeightsError(f"{path} names the file {name!r}, which is not in {path.parent}")
+        files[name] = open_tensors(path.parent / name)
+    lost = [name for name, file in where.items() if name not in files[file].shapes]
+    if lost:
+        raise WeightsError(f"{path.parent / where[lost[0]]} lacks {lost[0]}, which {path} promises")
+    shapes = {name: files[file].shapes[name] for name, file in where.items()}
+    return TensorFile(path, shapes, lambda name: files[where[name]].read(name))
+
+
+def _open_zip(path: Path) -> TensorFile:
+    """An .npz archive of arrays, or a PyTorch file, which is a zip as well."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(
+            f"{path} is a damaged or incomplete archive ({error}): copy or download it again"
+        ) from error
+    members = archive.infolist()
+    if any(member.filename.endswith("data.pkl") for member in members):
+        archive.close()
+        return _open_torch(path)
+    unpacked, packed = sum(m.file_size for m in members), path.stat().st_size
+    # Trained weights hardly compress: what grows a hundredfold was made to fill the memory.
+    if unpacked > 100 * packed:
+        raise WeightsError(
+            f"{path} would unpack from {packed:,} bytes to {unpacked:,}: no weights compress so "
+            "well"
+        )
+    shapes = dict(_npz_shapes(path, archive))
+
+    def read(name: str) -> np.ndarray:
+        with archive.open(f"{name}.npy") as file:
+            try:
+                value = np.lib.format.read_array(file, allow_pickle=False)
+            except (ValueError, zipfile.BadZipFile, EOFError) as error:
+                raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
+        # NumPy has no bfloat16 of its own and stores its two bytes as "void".
+        return value.view(ml_dtypes.bfloat16) if value.dtype == np.dtype("V2") else value
+
+    return TensorFile(path, shapes, read)
+
+
+def _npz_shapes(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        try:
+            with archive.open(member) as file:
+                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    np.lib.format.read_magic(file), np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(file)
+        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise WeightsError(f"{path}: {name} is no NumPy array: {error}") from error
+        if dtype.hasobject:
+            raise WeightsError(
+                f"{path}: {name} holds Python objects, which are never unpickled here: save "
+                "arrays of numbers"
+            )
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise WeightsError(f"{path}: {name} is cut short")
+        yield name, shape
+
+
+def _open_torch(path: Path) -> TensorFile:
+    """A PyTorch file, through PyTorch's own reader that builds tensors and nothing else."""
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(
+            f"{path} is a PyTorch file, which only PyTorch can read: pip install torch, or convert "
+            'it where that is installed, with python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{path.name}', weights_only=True), "
+            f"'{path.stem}.safetensors')\""
+        ) from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises what it likes
+        raise WeightsError(
+            f"{path} holds more than tensors, or is damaged; nothing in it was run "
+            f"({type(error).__name__}). Save the model's state_dict() instead"
+        ) from error
+    for key in ("state_dict", "model"):  # how training scripts wrap the weights
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise WeightsError(f"{path}: expected a state_dict, names with tensors")
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    return TensorFile(path, shapes, lambda name: found[name].float().numpy())

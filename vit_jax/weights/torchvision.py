@@ -1,0 +1,131 @@
+"""The layout of torchvision's VisionTransformer: one state_dict, without a description."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax.models import ViT
+from vit_jax.models.patches import pair
+from vit_jax.weights.files import TensorFile
+from vit_jax.weights.layout import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Layout,
+    Preprocessing,
+    Rule,
+    block_count,
+    class_position,
+    likely_heads,
+    only_standard,
+    same,
+    square_grid,
+    torch_conv,
+    torch_linear,
+    torch_norm,
+)
+
+BLOCK = "encoder.layers.encoder_layer_{i}"
+QKV = tuple(
+    # torch.nn.MultiheadAttention calls the fused weight and bias so, with no dot between.
+    Rule(
+        f"encoder/block_{{i}}/attn/qkv/{ours}",
+        (f"{BLOCK}.self_attention.in_proj_{theirs}",),
+        lambda parts: parts[0].T,
+        lambda value, _: [value.T],
+    )
+    for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
+)
+RULES = (
+    same("cls_token", "class_token"),
+    same("pos_embed", "encoder.pos_embedding"),
+    *torch_conv("patch_embed", "conv_proj"),
+    *torch_norm("encoder/block_{i}/norm1", f"{BLOCK}.ln_1"),
+    *QKV,
+    *torch_linear("encoder/block_{i}/attn/proj", f"{BLOCK}.self_attention.out_proj"),
+    *torch_norm("encoder/block_{i}/norm2", f"{BLOCK}.ln_2"),
+    *torch_linear("encoder/block_{i}/mlp/fc1", f"{BLOCK}.mlp.0"),
+    *torch_linear("encoder/block_{i}/mlp/fc2", f"{BLOCK}.mlp.3"),
+    *torch_norm("norm", "encoder.ln"),
+    *torch_linear("representation", "heads.pre_logits"),
+    *torch_linear("head", "heads.head"),
+)
+
+
+def describe(
+    tensors: TensorFile, config: dict[str, Any], folder: Path | None
+) -> tuple[ViT, Preprocessing]:
+    """The architecture, from shapes; heads from the published sizes, epsilon 1e-6 as fixed there.
+
+    The mean and standard deviation are those of torchvision's published weights, ImageNet's.
+    """
+    shapes = tensors.shapes
+    width, channels, patch_height, patch_width = shapes["conv_proj.weight"]
+    depth = block_count(tensors, r"encoder\.layers\.encoder_layer_(\d+)\.")
+    side = square_grid(tensors.path, shapes["encoder.pos_embedding"][1] - 1)
+    head, pre = shapes.get("heads.head.weight"), shapes.get("heads.pre_logits.weight")
+    model = ViT(
+        image_size=(side * patch_height, side * patch_width),
+        patch_size=(patch_height, patch_width),
+        channels=channels,
+        width=width,
+        depth=depth,
+        num_heads=likely_heads(width),
+        mlp_dim=shapes["encoder.layers.encoder_layer_0.mlp.0.weight"][0],
+        num_classes=head[0] if head else None,
+        class_token=True,
+        representation=pre[0] if pre else None,
+        norm_eps=1e-6,
+    )
+    return model, Preprocessing(IMAGENET_MEAN[:channels], IMAGENET_STD[:channels])
+
+
+def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
+    """torchvision before 0.13 called the layers of an MLP linear_1 and linear_2."""
+
+    def new(name: str) -> str:
+        return name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
+
+    return tensors.rename({new(name): name for name in tensors.shapes})
+
+
+def refuses(model: ViT) -> list[str]:
+    """torchvision's ViT is the paper's; an image is a square of square patches."""
+    reasons = only_standard(model, ("representation",))
+    if len({*pair(model.image_size or 0)}) > 1 or len({*pair(model.patch_size)}) > 1:
+        reasons.append(f"image_size={model.image_size} with patch_size={model.patch_size}")
+    return reasons
+
+
+def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
+    """A state_dict holds arrays alone, and the code around it is fixed."""
+    lines = ["mean, std and class names are not stored: torchvision keeps them in its code"]
+    if model.norm_eps != 1e-6:
+        lines.append(f"norm_eps={model.norm_eps:g} becomes 1e-06 there")
+    if model.activation != "gelu":
+        lines.append(f"activation={model.activation!r} becomes exact GELU there")
+    return lines
+
+
+def save(
+    path: Path, arrays: dict[str, np.ndarray], model: ViT, preprocessing: Preprocessing
+) -> None:
+    """One .safetensors file, for `model.load_state_dict(safetensors.torch.load_file(path))`."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, path, metadata={"format": "pt"})
+
+
+LAYOUT = Layout(
+    name="torchvision",
+    title="torchvision",
+    rules=lambda model: RULES,
+    interpolation=lambda config: "bicubic_corners",
+    describe=describe,
+    canonical=canonical,
+    prepare=class_position,
+    refuses=refuses,
+    loses=loses,
+    save=save,
+)
