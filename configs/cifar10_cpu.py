@@ -43,5 +43,7 @@ config = Config(
     ),
     label_smoothing=0.05,
     batch_size=64,
-    epochs=5,
+    epochs=4.5,
+    eval_every_epochs=1.5,
+    checkpoint_every_epochs=1.5,
 )

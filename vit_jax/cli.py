@@ -11,15 +11,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 import vit_jax
+from vit_jax import ViT
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
 from vit_jax.train.loop import Resume
-from vit_jax.train.restore import Which
+from vit_jax.weights.run_folder import Which
 
 DEFAULT_CONFIG = "configs/digits.py"
+LayoutName = Literal["huggingface", "timm", "torchvision", "google"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,12 @@ def train_command(argv: Sequence[str] | None = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """`vit-jax COMMAND …`: parse, run, and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"doctor": doctor, "evaluate": evaluate, "summary": summary}
+    commands = {
+        "convert": convert,
+        "doctor": doctor,
+        "evaluate": evaluate,
+        "summary": summary,
+    }
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
     return _exit_code(
@@ -76,21 +84,48 @@ def doctor() -> int:
     return 0
 
 
-def evaluate(run: str, /, split: str | None = None, checkpoint: Which | int = "latest") -> int:
-    """Evaluate a run's model on a split of its data, every image once.
+def evaluate(
+    model: str,
+    /,
+    data: str | None = None,
+    split: str | None = None,
+    checkpoint: Which | int = "latest",
+) -> int:
+    """Evaluate a model on a split, every image once.
 
     Args:
-      run: a run folder, as train.py leaves it.
-      split: a split or slice, such as "test" or "train[:10%]". Default: the run's test split.
-      checkpoint: latest, best (by held-out accuracy), or a step.
+      model: a run folder, weights in any published layout, or hf-hub:USER/REPO.
+      data: a data set such as cifar10, or a folder of images. Default: the data of the run.
+      split: a split or slice, such as "val" or "train[:10%]". Default: the test split.
+      checkpoint: of a run: latest, best (by held-out accuracy), or a step.
     """
-    from vit_jax.train.restore import evaluate_run
+    from vit_jax.data.source import DataConfig
+    from vit_jax.train.evaluate_saved import evaluate_saved
 
-    step, split, result = evaluate_run(run, split, checkpoint)
+    where = None
+    if data is not None:
+        folder = Path(data).expanduser().is_dir()
+        where = DataConfig(name="folder", root=data) if folder else DataConfig(name=data)
+    label, result = evaluate_saved(model, where, split, checkpoint)
     print(
-        f"{run}, checkpoint {step}, {split}: accuracy {result.accuracy:.2%}, "
-        f"loss {result.loss:.4f}, {result.examples} images"
+        f"{label}: accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.examples} images"
     )
+    return 0
+
+
+def convert(model: str, out: str, /, to: LayoutName) -> int:
+    """Write a model's weights in a published layout.
+
+    Args:
+      model: a run folder, weights in any published layout, or hf-hub:USER/REPO.
+      out: a new folder for huggingface and timm, a file for torchvision (.safetensors) and google
+        (.npz).
+      to: the layout.
+    """
+    from vit_jax.weights import load_pretrained, save_pretrained
+
+    network, variables, spec = load_pretrained(model)
+    print(f"{spec.layout} -> {to}: {save_pretrained(out, to, network, variables, spec)}")
     return 0
 
 
@@ -100,25 +135,21 @@ def summary(
     """Print a model's parameters, floating-point operations and shapes.
 
     Args:
-      model: a config file, a run folder, or a published size such as B/16.
-      image_size: pixels on a side, or height and width. Default: the config's; 224 for a size.
-      channels: channels of an image. Default: what the config says, else 3.
+      model: a config file, a run folder, weights in any published layout, or a published size such
+        as B/16.
+      image_size: pixels on a side, or height and width. Default: the model's; 224 for a size.
+      channels: channels of an image. Default: the model's, else 3.
     """
     import jax
 
-    from vit_jax.models import abstract_params, forward_flops, parameter_count, vit
+    from vit_jax.models import abstract_params, forward_flops, parameter_count
 
-    path = Path(model)
-    if path.exists() or path.suffix in (".py", ".json"):
-        config = load_config(path / "config.json" if path.is_dir() else path)
-        architecture = config.model
-        size = image_size or architecture.image_size
-        if size is None:
-            raise ConfigError(f"{model} leaves the image size to its data: add --image_size=PIXELS")
-    else:
-        architecture = vit(model)
-        size = image_size or 224
+    architecture = _architecture(model)
+    size = image_size or architecture.image_size
     channels = channels or architecture.channels or 3
+    if size is None:
+        raise ConfigError(f"{model} leaves the image size to its data: add --image_size=PIXELS")
+    architecture = architecture.clone(image_size=None, channels=None)
     parameters = abstract_params(architecture, size, channels)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         print(f"{jax.tree_util.keystr(keys, simple=True, separator='/'):<44}{leaf.shape}")
@@ -126,6 +157,22 @@ def summary(
     flops = forward_flops(architecture, size, channels)
     print(f"FLOPs per image    {flops / 1e9:,.3f} G forward, {3 * flops / 1e9:,.3f} G training")
     return 0
+
+
+def _architecture(model: str) -> ViT:
+    """The model of a config file, a run folder, weights, or a published size."""
+    from vit_jax.models import vit
+    from vit_jax.runs.folder import is_run_folder
+    from vit_jax.weights import open_pretrained
+
+    path = Path(model).expanduser()
+    if path.suffix in (".py", ".json"):
+        return load_config(path).model
+    if is_run_folder(path):
+        return load_config(path / "config.json").model
+    if path.exists() or model.startswith("hf-hub:"):
+        return open_pretrained(model).model.clone()
+    return vit(model).clone(image_size=224)
 
 
 def _train(argv: list[str]) -> int:

@@ -27,6 +27,9 @@ class Config:
 
     model: ViT = ViT()
     """The architecture."""
+    pretrained: str | None = None
+    """Weights to start from: a file or folder in any published layout, or hf-hub:USER/REPO. They
+    bring their architecture; the fields of `model` that are not at their default override it."""
     data: DataConfig = DataConfig()
     """Which images."""
     augment: AugmentConfig = AugmentConfig()
@@ -121,6 +124,7 @@ def check_ranges(config: Config) -> None:
         **dict.fromkeys(("keep_checkpoints", "log_every_steps"), 1),
         **dict.fromkeys(("seed", "augment.crop_padding", "model.num_registers"), 0),
         **dict.fromkeys(("optim.learning_rate", "optim.warmup_epochs", "optim.weight_decay"), 0),
+        "optim.head_only_epochs": 0,
     }
     rates = ("dropout", "attention_dropout", "embed_dropout", "drop_path")
     below_one = (*(f"model.{rate}" for rate in rates), "label_smoothing", "optim.ema_decay")
@@ -141,6 +145,9 @@ def check_ranges(config: Config) -> None:
         for name in above_zero
         if values[name] is not None and not 0 < values[name] < math.inf
     ]
+    decay = config.optim.layer_decay
+    if decay is not None and not 0 < decay <= 1:
+        problems.append(f"optim.layer_decay={decay}: should be above 0 and at most 1")
     if config.model.pool == "none":
         problems.append("model.pool='none' gives a row per token: choose cls, gap or map to train")
     if problems:
@@ -211,7 +218,7 @@ def _items(plain: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _fields(kind: type) -> list[str]:
+def fields_of(kind: type) -> list[str]:
     # A Linen module has two fields more, for its place in a tree of modules.
     linen = ("parent", "name") if issubclass(kind, ViT) else ()
     return [field.name for field in dataclasses.fields(kind) if field.name not in linen]
@@ -219,7 +226,7 @@ def _fields(kind: type) -> list[str]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _fields(type(value))}
+        return {name: _plain(getattr(value, name)) for name in fields_of(type(value))}
     return value
 
 
@@ -230,7 +237,7 @@ def _build(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(
                 f"{where}={value!r}: expected an object with the fields of {hint.__name__}"
             )
-        hints, names = get_type_hints(hint), _fields(hint)
+        hints, names = get_type_hints(hint), fields_of(hint)
         for name in value:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)

@@ -12,11 +12,13 @@ from vit_jax.data.source import DataError
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.runs.metrics import read_rows
-from vit_jax.train import restore, setup
+from vit_jax.train import evaluate_saved as evaluation
+from vit_jax.train import setup
+from vit_jax.train.evaluate_saved import evaluate_saved
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
-from vit_jax.train.restore import evaluate_run, load_run
 from vit_jax.train.setup import set_up
+from vit_jax.weights.run_folder import load_run
 
 SUMMARY = {
     "status",
@@ -43,7 +45,7 @@ SUMMARY = {
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """The loop does not know how many devices there are; one compiles fastest."""
-    for module in (setup, restore):
+    for module in (setup, evaluation):
         monkeypatch.setattr(module, "select_devices", lambda device: jax.local_devices()[:1])
 
 
@@ -93,8 +95,9 @@ def test_a_run_leaves_its_whole_folder(tiny_config, tmp_path):
 
 def test_a_run_folder_reloads_and_evaluates_to_the_same_numbers(tiny_config, tmp_path):
     summary = run(tiny_config, RunFolder(tmp_path)).summary
-    step, split, result = evaluate_run(tmp_path)
-    assert (step, split, result.examples) == (7, "test", 355)
+    label, result = evaluate_saved(tmp_path)
+    assert label == f"{tmp_path}, checkpoint 7, test"
+    assert result.examples == 355
     assert result.accuracy == summary["test_accuracy"]
     assert result.loss == pytest.approx(summary["test_loss"], rel=1e-6)
     best = load_run(tmp_path, "best")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vit_jax.runs.metrics import read_rows
-from vit_jax.train.restore import load_run
+from vit_jax.weights.run_folder import load_run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 150

@@ -9,8 +9,6 @@ import time
 from importlib.metadata import version
 from typing import Any, Literal
 
-import jax
-
 import vit_jax
 from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json, to_json
 from vit_jax.models import forward_flops
@@ -157,8 +155,7 @@ def _start(
         )
     if stored.exists():
         _check_same_run(from_json(stored.read_text()), job.config, folder)
-    like = jax.eval_shape(job.initial_state)
-    state, notes = checkpoints.restore(newest, like, job.sharding)
+    state, notes = checkpoints.restore(newest, job.state_shapes, job.sharding)
     if notes["data"] != job.fingerprints:
         raise RunError(
             f"{folder.path} was trained on other data: its images or labels have changed"
@@ -205,6 +202,10 @@ def _introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
         f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
         f"{job.epochs:.3g} epochs"
     )
+    if config.pretrained and not start:
+        report.say(f"Starting from the weights in {config.pretrained}")
+        for change in job.changes:
+            report.say(f"  {change}")
     if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
         report.say(f"WARNING: {advice}")
     if config.optim.warmup_epochs > job.epochs:

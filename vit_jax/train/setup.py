@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, ConfigError, check_ranges
+from vit_jax.config import Config, ConfigError, check_ranges, fields_of
 from vit_jax.data.catalog import open_source
 from vit_jax.data.resident import ResidentFeed, gather
 from vit_jax.data.source import ArraySource, channel_statistics, check_classes
@@ -25,8 +25,11 @@ from vit_jax.sharding import (
     replicated,
     select_devices,
 )
-from vit_jax.train.state import TrainState, init_state
+from vit_jax.train.state import Params, TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
+from vit_jax.weights.adapt import resize_statistics
+from vit_jax.weights.layout import Preprocessing
+from vit_jax.weights.load import Pretrained, nested, open_pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Job:
     devices: list[jax.Device]
     sharding: jax.sharding.Sharding
     """Of the state: every device holds it whole."""
+    changes: tuple[str, ...]
+    """What was done to pretrained weights to make them fit, a line each."""
+    state_shapes: TrainState
+    """The state as shapes and dtypes."""
     initial_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
     eval_step: Callable[[Any, Any, Any], Counts]
@@ -84,9 +91,13 @@ def set_up(config: Config) -> Job:
     devices = select_devices(config.device)
     mesh = make_mesh(devices)
     check_batch(config.batch_size, mesh)
+    found = None if config.pretrained is None else open_pretrained(config.pretrained)
+    if found:
+        config = _take_architecture(config, found)
     splits = _open_splits(config)
     train = splits["train"]
-    config = _fill_in(config, train, devices[0].platform)
+    config = _fill_in(config, train, devices[0].platform, found.preprocessing if found else None)
+    params, changes = _read_weights(config, found, train.class_names)
 
     sharding = replicated(mesh)
     feeds = {
@@ -106,7 +117,9 @@ def set_up(config: Config) -> Job:
         ema=recipe.ema_decay is not None,
     )
     key = stream_key(config.seed, INIT)
-    jax.eval_shape(start, key)  # a wrong shape is an error here, not after minutes of compiling
+    shapes = jax.eval_shape(
+        start, key
+    )  # a wrong shape is an error here, not after minutes of compiling
 
     return Job(
         began=began,
@@ -119,7 +132,9 @@ def set_up(config: Config) -> Job:
         total_steps=total_steps,
         devices=devices,
         sharding=sharding,
-        initial_state=lambda: jax.jit(start, out_shardings=sharding)(key),
+        changes=changes,
+        state_shapes=shapes,
+        initial_state=lambda: jax.jit(start, out_shardings=sharding)(key, params=params),
         train_step=compile_train_step(recipe, mesh, config.parallel),
         eval_step=compile_eval_step(recipe, mesh, config.parallel),
     )
@@ -143,6 +158,39 @@ def compile_eval_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callabl
     return data_parallel(step, mesh, parallel)
 
 
+def _take_architecture(config: Config, found: Pretrained) -> Config:
+    """The config with the weights' architecture, and their image size where images are resized.
+
+    Fields of `config.model` that are not at their default stay. Image size, channels and classes
+    of the model follow from the data, as ever.
+    """
+    usual, given, data = ViT(), config.model, config.data
+    fields: dict[str, Any] = {"num_classes": None, "image_size": None, "channels": None}
+    fields |= {
+        name: getattr(given, name)
+        for name in fields_of(ViT)
+        if getattr(given, name) != getattr(usual, name)
+    }
+    if data.name == "folder" and data.image_size is None:
+        data = dataclasses.replace(data, image_size=given.image_size or found.model.image_size)
+    return dataclasses.replace(config, model=found.model.clone(**fields), data=data)
+
+
+def _read_weights(
+    config: Config, found: Pretrained | None, class_names: tuple[str, ...]
+) -> tuple[Params | None, tuple[str, ...]]:
+    """The parameters to start from, and what was done to make them fit."""
+    if found is None:
+        return None, ()
+    known = found.preprocessing.class_names
+    params, steps, _ = found.load(
+        config.model,
+        new_head=known is not None and known != class_names,
+        seed=config.seed,
+    )
+    return nested(params), tuple(steps)
+
+
 def _open_splits(config: Config) -> dict[str, ArraySource]:
     """The splits that the config names, by use: "train", and "eval" and "test" where wanted."""
     data = config.data
@@ -154,8 +202,13 @@ def _open_splits(config: Config) -> dict[str, ArraySource]:
     return splits
 
 
-def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
-    """The config with what follows from the data (shapes, classes, statistics) and the devices."""
+def _fill_in(
+    config: Config, train: ArraySource, platform: str, pixels: Preprocessing | None
+) -> Config:
+    """The config with what follows from the data (shapes, classes, statistics) and the devices.
+
+    The statistics are those of pretrained weights, `pixels`, where there are any.
+    """
     model, data = config.model, config.data
     _, height, width, channels = train.images.shape
     classes = len(train.class_names)
@@ -171,7 +224,10 @@ def _fill_in(config: Config, train: ArraySource, platform: str) -> Config:
         )
     mean, std = data.mean, data.std
     if mean is None or std is None:
-        statistics = channel_statistics(train.images)
+        if pixels is None:
+            statistics = channel_statistics(train.images)
+        else:
+            statistics = [resize_statistics(x, channels) for x in (pixels.mean, pixels.std)]
         mean, std = mean or statistics[0], std or statistics[1]
     if not len(mean) == len(std) == channels or min(std) <= 0:
         raise ConfigError(
@@ -206,12 +262,13 @@ def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recip
     assert config.data.std is not None
     return Recipe(
         model=config.model,
-        optimizer=make_optimizer(config.optim, schedule),
+        optimizer=make_optimizer(config.optim, schedule, steps_per_epoch),
         schedule=schedule,
         augment=config.augment,
         mean=config.data.mean,
         std=config.data.std,
         label_smoothing=config.label_smoothing,
         ema_decay=config.optim.ema_decay,
+        freeze=config.optim.freeze,
         seed=config.seed,
     )

@@ -32,9 +32,14 @@ def init_state(
     key: jax.Array,
     image_shape: tuple[int, int, int],
     ema: bool,
+    params: Params | None = None,
 ) -> TrainState:
-    """The state before the first step, for images of shape (h, w, c)."""
-    params = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
+    """The state before the first step, for images of shape (h, w, c).
+
+    `params` are those to start from; None: the model's own initial values.
+    """
+    if params is None:
+        params = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
