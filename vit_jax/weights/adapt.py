@@ -32,7 +32,7 @@ def adapt(
       the parameters, one line on each step taken, and whether the head is new.
     """
     params, steps = dict(params), []
-    kernel = params["patch_embed/kernel"]
+    kernel = np.asarray(params["patch_embed/kernel"])
     if want.channels != have.channels and want.channels:
         kernel = resize_channels(kernel, want.channels)
         steps.append(f"patch_embed: {have.channels} channels made {want.channels}")
@@ -52,7 +52,7 @@ def adapt(
     new = grid_size(want.image_size, want.patch_size)
     if old != new and "pos_embed" in params:
         first = int(have.has_class_token and have.class_position)
-        table = params["pos_embed"][0]
+        table = np.asarray(params["pos_embed"][0])
         grid = resample_positions(table[first:].reshape(*old, -1), new, interpolation)
         table = np.concatenate([table[:first], grid.reshape(-1, grid.shape[-1])])
         params["pos_embed"] = table[None]

@@ -94,13 +94,19 @@ def _open_safetensors(path: Path, size: int) -> TensorFile:
             f"{path} is cut short: its header promises {expected:,} bytes, there are {size:,}; "
             "copy or download it again"
         )
+
+    def read(name: str) -> np.ndarray:
+        # Opened anew for each array, or the pages of all of them would stay in memory.
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+
     try:
-        file = safetensors.safe_open(path, framework="numpy")
-        # The names come from the file: nothing but arrays can be behind them.
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is no whole safetensors file: {error}") from error
-    return TensorFile(path, shapes, file.get_tensor)
+    return TensorFile(path, shapes, read)
 
 
 def _safetensors_size(path: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.models import SIZES, ViT
@@ -19,7 +20,8 @@ from vit_jax.ops.positions import sincos2d
 from vit_jax.ops.resample import Interpolation
 from vit_jax.weights.files import TensorFile, WeightsError
 
-Params = dict[str, np.ndarray]
+Params = dict[str, Any]
+"""{path: array}, of NumPy or of jax."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -95,7 +97,8 @@ class Layout:
                     f"{tensors.path}: {', '.join(names)} holds NaN or infinite values: the file "
                     "is damaged, or its training diverged"
                 )
-            params[path] = value
+            # To the device at once: the host holds one array at a time.
+            params[path] = jnp.asarray(value)
         return params
 
     def write(self, params: Params, model: ViT) -> dict[str, np.ndarray]:
