@@ -79,6 +79,15 @@ def test_shards_are_read(reference):
     assert relative(ours.apply(variables, images()), run(model, images()).logits) < 1e-5
 
 
+def test_a_state_dict_has_the_names_in_memory(reference):
+    model, folder = reference("ViTForImageClassification")
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    assert "vit.layers.0.mlp.fc1.weight" in model.state_dict()
+    ours, variables, _ = load_pretrained(folder, say=None)
+    assert relative(ours.apply(variables, images()), run(model, images()).logits) < 1e-5
+
+
 def test_a_bare_model_keeps_its_pooler(reference):
     model, folder = reference("ViTModel", pooler_output_size=20)
     ours, variables, _ = load_pretrained(folder, say=None)
@@ -138,6 +147,19 @@ def test_transformers_opens_a_bare_model_too(random_model, preprocessing, tmp_pa
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     expected = run(theirs.eval(), images()).pooler_output
     assert relative(model.apply(variables, images()), expected) < 1e-5
+
+
+def test_a_pipeline_gives_our_probabilities(random_model, preprocessing, tmp_path):
+    from PIL import Image
+
+    model, variables = random_model()
+    folder = save_pretrained(tmp_path / "m", "huggingface", model, variables, preprocessing)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    pipeline = transformers.pipeline("image-classification", model=str(folder), top_k=5)
+    expected = {answer["label"]: answer["score"] for answer in pipeline(Image.fromarray(pixels))}
+    inputs = (pixels[None] / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    found = jax.nn.softmax(model.apply(variables, inputs.astype(np.float32)))[0]
+    assert expected == pytest.approx(dict(zip(NAMES, found.tolist(), strict=True)), abs=1e-5)
 
 
 def test_the_image_processor_is_described(random_model, preprocessing, tmp_path):

@@ -101,7 +101,10 @@ def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
     found = json.loads(summary.read_text())
     if found["status"] != "complete" or found["steps"] != start:
         return None
-    print(f"{folder.path} is complete: {start} steps, test accuracy {found['test_accuracy']}")
+    name = "test" if found["test_accuracy"] is not None else "eval"
+    accuracy = found[f"{name}_accuracy"]
+    shown = "" if accuracy is None else f", {name} accuracy {accuracy:.2%}"
+    print(f"{folder.path} is complete: {start} steps{shown}")
     return Outcome(found)
 
 

@@ -1,6 +1,7 @@
 """The layout of Hugging Face's transformers: config.json and model.safetensors of a ViT."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ RULES = (
     *torch_linear("representation", "vit.pooler.dense"),
     *torch_linear("head", "classifier"),
 )
+# The names in memory since transformers 5, which a plain state_dict holds; folders keep the old.
+IN_MEMORY = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -92,11 +102,20 @@ def describe(
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
     """`ViTModel` is saved without the "vit." of `ViTForImageClassification`."""
+    tensors = tensors.rename({_as_saved(name): name for name in tensors.shapes})
     if any(name.startswith("vit.") for name in tensors.shapes):
         # What masked pre-training leaves behind has no part in a classifier.
         left = ("vit.embeddings.mask_token", "decoder.")
         return tensors.rename({n: n for n in tensors.shapes if not n.startswith(left)})
     return tensors.rename({f"vit.{name}": name for name in tensors.shapes})
+
+
+def _as_saved(name: str) -> str:
+    match = re.fullmatch(r"(vit\.)?layers\.(\d+)\.(.*)\.(\w+)", name)
+    if not match:
+        return name
+    prefix, number, part, leaf = match.groups(default="")
+    return f"{prefix}encoder.layer.{number}.{IN_MEMORY.get(part, part)}.{leaf}"
 
 
 def refuses(model: ViT) -> list[str]:
