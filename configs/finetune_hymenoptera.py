@@ -1,8 +1,23 @@
-"""Ants or bees: fine-tune a published ViT on 244 photographs.
+"""Ants or bees: fine-tune a published ViT-Ti/16 on 245 photographs.
 
 python train.py --config configs/finetune_hymenoptera.py --config.data.root=FOLDER
 
-FOLDER holds train/ants, train/bees, val/ants and val/bees.
+FOLDER holds train/ants, train/bees, val/ants and val/bees. Other weights: --config.pretrained=PATH.
+A linear probe, and the same network from scratch, are this command with
+
+--config.optim.freeze backbone --config.optim.layer_decay=None --config.optim.learning_rate=1e-3
+--config.pretrained=None --config.data.image_size=224 --config.model.width=192 \
+    --config.model.num_heads=3 --config.optim.layer_decay=None
+
+Measured on two cores of an AMD EPYC with other work beside it, 2026-11-21, with a ViT-Ti/16 trained
+on Tiny ImageNet (jennazhao7/fhe-vit-project) as PATH; accuracy on the 153 images of val after ten
+epochs, in 5 to 8 minutes:
+
+full fine-tuning   91.5, 92.8, 90.2 % (seeds 0, 1, 2; mean 91.5)
+linear probe       86.3, 86.9 % (seeds 0, 1), in 3 to 5 minutes; 81.7 % at the rate 1e-2
+from scratch       66.0 % (seed 0)
+
+The probe's rate, of two, was chosen on those 153 images; nothing else was tuned.
 """
 
 from vit_jax.config import Config

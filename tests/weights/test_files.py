@@ -37,6 +37,17 @@ def test_what_a_file_is_its_content_says_not_its_name(tensors, tmp_path):
     assert open_tensors(odd).shapes == {"a": (2, 3), "b": (2,)}
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"PK"], ids=["pickle", "zip"])
+def test_a_length_that_begins_as_another_file_does(first, tmp_path):
+    path = tmp_path / "a.safetensors"
+    for number in range(2**15):  # the length is a multiple of 8
+        save_file({"a": np.ones(2)}, path, metadata={"padding": " " * 8 * number})
+        if path.read_bytes().startswith(first):
+            break
+    assert path.read_bytes().startswith(first)
+    assert open_tensors(path).shapes == {"a": (2,)}
+
+
 def test_bfloat16_is_read_from_safetensors_and_npz(tmp_path):
     value = np.array([1.5, -2.25], ml_dtypes.bfloat16)
     save_file({"a": value}, tmp_path / "a.safetensors")

@@ -47,6 +47,9 @@ def open_tensors(path: Path) -> TensorFile:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(4096)
+    # Eight bytes of length, then JSON. Asked first: the length may begin as other files do.
+    if start[4:9] == b"\0\0\0\0{":
+        return _open_safetensors(path, size)
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html")):
         raise WeightsError(
@@ -62,8 +65,6 @@ def open_tensors(path: Path) -> TensorFile:
         return _open_zip(path)
     if start.startswith(b"\x80"):
         return _open_torch(path)
-    if start[8:9] == b"{":
-        return _open_safetensors(path, size)
     raise WeightsError(
         f"{path} ({size:,} bytes) holds no weights: expected .safetensors, .npz, or a PyTorch "
         "state_dict"
