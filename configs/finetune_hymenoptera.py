@@ -15,7 +15,7 @@ epochs, in 5 to 8 minutes:
 
 full fine-tuning   91.5, 92.8, 90.2 % (seeds 0, 1, 2; mean 91.5)
 linear probe       86.3, 86.9 % (seeds 0, 1), in 3 to 5 minutes; 81.7 % at the rate 1e-2
-from scratch       66.0 % (seed 0)
+from scratch       66.0 % (seed 0); 73.2 % after 30 epochs at the rate 1e-3 (seed 0)
 
 The probe's rate, of two, was chosen on those 153 images; nothing else was tuned.
 """
@@ -41,4 +41,5 @@ config = Config(
     batch_size=32,
     epochs=10,
     checkpoint_every_epochs=10,
+    log_every_steps=2,
 )

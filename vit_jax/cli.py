@@ -161,39 +161,48 @@ def summary(
 
 def _architecture(model: str) -> ViT:
     """The model of a config file, a run folder, weights, or a published size."""
-    from vit_jax.models import vit
+    from vit_jax.models import SIZES, vit
     from vit_jax.runs.folder import is_run_folder
+    from vit_jax.train.start import open_start
     from vit_jax.weights import open_pretrained
 
     path = Path(model).expanduser()
     if path.suffix in (".py", ".json"):
-        return load_config(path).model
+        config = load_config(path)
+        start = open_start(config)
+        return start.config.model if start else config.model
     if is_run_folder(path):
         return load_config(path / "config.json").model
     if path.exists() or model.startswith("hf-hub:"):
         return open_pretrained(model).model.clone()
+    if "/" not in model.strip("/.") or model.partition("/")[0] not in SIZES:
+        raise ConfigError(
+            f"{model}: there is no such file or folder, and it is no published size, such as B/16"
+        )
     return vit(model).clone(image_size=224)
 
 
 def _train(argv: list[str]) -> int:
     path, rest = _take_config_path(argv)
     arguments = _parse(TrainArguments(config=load_config(path)), rest)
-    overridden = [
-        name for name in ("epochs", "steps") if any(_names(argument, name) for argument in rest)
-    ]
+    overridden = [name for name in field_names(arguments.config) if _overrides(rest, name)]
     config = resolve_length(arguments.config, overridden)
 
     from vit_jax.data.source import DataError
     from vit_jax.runs.folder import RunError, RunFolder
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
+    from vit_jax.train.start import stored_config
     from vit_jax.train.stops import EXIT_CODES
 
     if arguments.resume == "must" and not arguments.workdir:
         raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
     if arguments.resume == "must" and not Path(arguments.workdir or "").expanduser().is_dir():
         raise RunError(f"--resume must: there is no folder {arguments.workdir}")
-    job = set_up(config)  # before the folder is made: a config that cannot work leaves none
+    stored = None if arguments.resume == "never" else stored_config(arguments.workdir)
+    job = set_up(
+        config, overridden, stored
+    )  # before the folder is made: a config that cannot work leaves none
     if arguments.workdir:
         folder = RunFolder(arguments.workdir)
     else:
@@ -258,8 +267,8 @@ def _parse(default: TrainArguments, argv: list[str]) -> TrainArguments:
     )
 
 
-def _names(argument: str, field: str) -> bool:
-    return argument.partition("=")[0] == f"--config.{field}"
+def _overrides(argv: list[str], field: str) -> bool:
+    return any(argument.partition("=")[0] == f"--config.{field}" for argument in argv)
 
 
 def _exit_code(command: Callable[[], int], debug: bool) -> int:

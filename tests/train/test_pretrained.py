@@ -1,14 +1,15 @@
 """Training that starts from weights, and judging weights as they are."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from vit_jax import ViT, load_pretrained, save_pretrained
-from vit_jax.cli import main
-from vit_jax.config import ConfigError
+from vit_jax.cli import main, train_command
+from vit_jax.config import ConfigError, to_json
 from vit_jax.data.source import DataConfig, DataError
 from vit_jax.optim import OptimConfig
 from vit_jax.runs.folder import RunFolder
@@ -53,7 +54,34 @@ def test_a_training_starts_from_the_weights_and_their_architecture(tuning, weigh
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     # The weights' ten classes are called otherwise: they are not these ten.
     assert not np.any(head["kernel"])
-    assert job.changes == ("head: initialised anew for 10 classes (instead of 10); train it",)
+    assert job.changes == (
+        "model.drop_path=0.1, where the weights have 0.0",
+        "head: initialised anew for 10 classes (instead of 10); train it",
+    )
+
+
+def test_a_field_named_on_the_command_line_counts_at_its_default_too(tuning):
+    assert set_up(tuning).config.model.mlp_dim == 24
+    with pytest.raises(WeightsError, match=r"model\.mlp_dim=None, where the weights have 24"):
+        set_up(tuning, overridden=["model.mlp_dim"])
+    job = set_up(tuning, overridden=["model.drop_path", "model.norm_eps"])
+    assert job.config.model.norm_eps == 1e-6
+
+
+def test_a_run_goes_on_without_the_file_it_started_from(tuning, weights, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(weights, copy)
+    tuning = dataclasses.replace(tuning, pretrained=str(copy))
+    train(set_up(dataclasses.replace(tuning, steps=2)), RunFolder(tmp_path / "run"))
+    shutil.rmtree(copy)
+    config = tmp_path / "config.json"
+    config.write_text(to_json(tuning))
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "run")]
+    assert train_command(arguments) == 0
+    assert load_run(tmp_path / "run").step == 3
+    # A new run would need it.
+    assert train_command([*arguments[:3], str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_says_what_it_starts_from_and_goes_on_without_starting_again(tuning, tmp_path):
@@ -95,9 +123,10 @@ def test_a_run_can_be_started_from_and_converted(tiny_config, tmp_path, capsys):
 
 def test_weights_that_do_not_fit_leave_no_run_folder(tuning, tmp_path):
     wider = dataclasses.replace(tuning, model=ViT(width=24))
-    with pytest.raises(WeightsError, match=r"cls_token has shape \(1, 1, 16\)"):
+    message = r"pretrained: .*cls_token has shape \(1, 1, 16\).*config sets model\.width=24, where"
+    with pytest.raises(WeightsError, match=message):
         set_up(wider)
-    with pytest.raises(WeightsError, match="there is no such file or folder"):
+    with pytest.raises(WeightsError, match=r"pretrained: .*there is no such file or folder"):
         set_up(dataclasses.replace(tuning, pretrained=str(tmp_path / "nowhere")))
     with pytest.raises(ConfigError, match=r"optim\.layer_decay=1\.5: should be above 0"):
         set_up(dataclasses.replace(tuning, optim=OptimConfig(layer_decay=1.5)))

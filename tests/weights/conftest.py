@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax import ViT, save_pretrained
+from vit_jax.models.patches import pair
 from vit_jax.weights.layout import Preprocessing
 
 SMALL = {
@@ -64,7 +65,7 @@ def images_of():
     """`images_of(model)`: two random images of its size."""
 
     def images_of(model):
-        shape = (2, *model.image_size, model.channels)
+        shape = (2, *pair(model.image_size), model.channels)
         return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
     return images_of

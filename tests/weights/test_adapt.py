@@ -1,6 +1,7 @@
 """Other image sizes, patches, channels and heads."""
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def test_the_interpolation_is_that_of_the_source_unless_another_is_asked_for(sav
     for layout, name in (("torchvision", "bicubic_corners"), ("google", "linear_corners")):
         path = saved(layout)
         _, _, spec = load_pretrained(path, image_size=40, say=None)
-        assert spec.steps == (f"pos_embed: resampled from 3x3 to 5x5 patches, {name}",)
+        assert spec.steps[-1] == f"pos_embed: resampled from 3x3 to 5x5 patches, {name}"
     _, _, spec = load_pretrained(path, image_size=40, interpolation="bicubic", say=None)
     assert spec.steps[0].endswith("bicubic")
 
@@ -57,7 +58,8 @@ def test_sincos_positions_need_no_resampling(saved):
     fields = {"pool": "gap", "class_token": False, "positions": "sincos2d"}
     path = saved("google", image_size=(224, 224), **fields)
     _, _, spec = load_pretrained(path, image_size=32, say=None)
-    assert (spec.steps, spec.image_size) == ((), (32, 32))
+    assert spec.image_size == (32, 32)
+    assert not any("resampled" in step for step in spec.steps)
 
 
 def test_another_patch_size_resizes_the_kernel(saved):
@@ -173,6 +175,21 @@ def test_what_no_adaptation_can_give_is_an_error_that_names_it(fields, message, 
     path = saved("huggingface")
     with pytest.raises(WeightsError, match=message + r".*; leave out the fields of the model"):
         load_pretrained(path, **fields)
+
+
+def test_an_interpolation_that_is_none_is_refused(saved):
+    jaxtyping.config.update("jaxtyping_disable", True)  # types are checked in tests alone
+    try:
+        refuse_nonsense(saved)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def refuse_nonsense(saved):
+    with pytest.raises(WeightsError, match="interpolation='nearest': use one of bicubic, "):
+        load_pretrained(saved("timm"), image_size=16, interpolation="nearest")
+    with pytest.raises(WeightsError, match="num_classes=-1: use a positive number"):
+        load_pretrained(saved("huggingface"), num_classes=-1)
 
 
 def test_an_image_that_patches_do_not_fill_is_refused(saved):

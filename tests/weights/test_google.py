@@ -174,8 +174,21 @@ def test_the_numbers_are_those_of_the_original(reference, change, archive):
 def test_without_positions_they_are_sincos2d_of_224_pixels(archive):
     images = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype(np.float32)
     path, expected = archive(Reference("gap", "sincos2d"), images)
-    model, variables, _ = load_pretrained(path)
+    model, variables, spec = load_pretrained(path)
+    assert spec.steps == (
+        "positions: none in the file, so sincos2d; of 224 pixels, as in the configs",
+    )
     assert np.abs(model.apply(variables, images) - expected).max() <= 1e-5 * abs(expected).max()
+
+
+def test_heads_that_differ_from_block_to_block_are_refused(archive):
+    def turn(arrays):
+        name = "Transformer/encoderblock_1/MultiHeadDotProductAttention_0/query/kernel"
+        return arrays | {name: arrays[name].transpose(0, 2, 1)}
+
+    path, _ = archive(Reference("gap", "new"), IMAGES, turn)
+    with pytest.raises(WeightsError, match=r"encoderblock_1.* \(32, 8, 4\), .* \(32, 4, 8\)"):
+        load_pretrained(path)
 
 
 def test_a_hybrid_is_refused_by_what_it_has_besides(archive):

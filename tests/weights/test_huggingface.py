@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from weights.conftest import NAMES
 
 from vit_jax import load_pretrained, save_pretrained
@@ -70,6 +71,41 @@ def test_a_classifier_gives_the_same_logits(reference, config):
     ours, variables, spec = load_pretrained(folder, say=None)
     pixels = images(*spec.image_size, ours.channels)
     assert relative(ours.apply(variables, pixels), run(model, pixels).logits) < 1e-5
+
+
+def test_a_pooler_beside_a_classifier_is_left_out_and_said(reference):
+    model, folder = reference("ViTForImageClassification")
+    arrays = load_file(folder / "model.safetensors")
+    arrays |= {"vit.pooler.dense.weight": np.ones((48, 48), np.float32)}
+    arrays |= {"vit.pooler.dense.bias": np.ones(48, np.float32)}
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+    ours, variables, spec = load_pretrained(folder, say=None)
+    assert spec.steps == (
+        "not read, as no part of the ViT: vit.pooler.dense.bias, vit.pooler.dense.weight",
+    )
+    assert relative(ours.apply(variables, images()), run(model, images()).logits) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
+        {"do_rescale": False, "image_mean": [127, 120, 110], "image_std": [60, 61, 62]},
+        {"rescale_factor": 0.00392156862745098, "image_mean": [0.4, 0.5, 0.6]},
+    ],
+    ids=str,
+)
+def test_the_steps_of_an_image_processor_become_mean_and_std(steps, reference):
+    _, folder = reference("ViTForImageClassification")
+    size = {"height": 24, "width": 24}
+    processor = transformers.ViTImageProcessorPil(size=size, **steps)
+    processor.save_pretrained(folder)
+    _, _, spec = load_pretrained(folder, say=None)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    expected = processor(pixels, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    found = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_shards_are_read(reference):

@@ -23,6 +23,10 @@ def grid_size(
 ) -> tuple[int, int]:
     """Rows and columns of patches; a ValueError where the patches do not fill the image."""
     (height, width), (ph, pw) = pair(image_size), pair(patch_size)
+    if min(height, width, ph, pw) < 1:
+        raise ValueError(
+            f"patch_size={(ph, pw)} in an image of {height}x{width} pixels: both are at least 1"
+        )
     if height % ph or width % pw:
         raise ValueError(
             f"patch_size={(ph, pw)} does not divide the image of {height}x{width} pixels: "

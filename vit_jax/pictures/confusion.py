@@ -37,7 +37,7 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
             axes.text(
                 column,
                 row,
-                f"{share[row, column]:.0f}" if share[row, column] >= 0.5 else "<1",
+                f"{share[row, column]:.0f}" if share[row, column] >= 1 else "<1",
                 ha="center",
                 va="center",
                 fontsize=8,

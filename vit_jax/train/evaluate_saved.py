@@ -91,8 +91,14 @@ def _check_classes(
             f"{len(classes)}: a head for those would be untrained, and its accuracy chance. "
             f"Fine-tune first: python train.py --config CONFIG --config.pretrained={source}"
         )
-    if names is not None and sorted(names) == sorted(classes) and names != classes:
+    if names is None or names == classes:
+        return
+    if sorted(names) == sorted(classes):
         raise DataError(
             f"{source} has the classes of {config.data.name} in another order, {names} instead "
             f"of {classes}: its labels would be mixed up"
         )
+    print(
+        f"NOTE: {source} calls its classes {', '.join(names[:4])} …, {config.data.name} "
+        f"{', '.join(classes[:4])} …: taken for the same, in this order"
+    )

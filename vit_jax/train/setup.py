@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, ConfigError, check_ranges, fields_of
+from vit_jax.config import Config, ConfigError, check_ranges
 from vit_jax.data.catalog import open_source
 from vit_jax.data.resident import ResidentFeed, gather
 from vit_jax.data.source import ArraySource, channel_statistics, check_classes
@@ -25,11 +25,11 @@ from vit_jax.sharding import (
     replicated,
     select_devices,
 )
-from vit_jax.train.state import Params, TrainState, init_state
+from vit_jax.train.start import open_start
+from vit_jax.train.state import TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
 from vit_jax.weights.adapt import resize_statistics
 from vit_jax.weights.layout import Preprocessing
-from vit_jax.weights.load import Pretrained, nested, open_pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,13 @@ class Job:
         return max(1, round(epochs * self.steps_per_epoch))
 
 
-def set_up(config: Config) -> Job:
+def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None = None) -> Job:
     """Open the data, choose the devices, build model and optimiser, compile nothing yet.
+
+    Args:
+      overridden: dotted names of fields that stand above pretrained weights' even at their default.
+      stored: the filled-in config of the run that is to go on, whose weights are in a checkpoint;
+        pretrained weights are not opened again.
 
     Raises:
       ConfigError, DataError, DeviceError, ValueError: what the config asks for cannot be had; the
@@ -91,25 +96,20 @@ def set_up(config: Config) -> Job:
     devices = select_devices(config.device)
     mesh = make_mesh(devices)
     check_batch(config.batch_size, mesh)
-    found = None if config.pretrained is None else open_pretrained(config.pretrained)
-    if found:
-        config = _take_architecture(config, found)
+    start = open_start(config, overridden, stored)
+    if start:
+        config = start.config
     splits = _open_splits(config)
     train = splits["train"]
-    config = _fill_in(config, train, devices[0].platform, found.preprocessing if found else None)
-    params, changes = _read_weights(config, found, train.class_names)
+    config = _fill_in(config, train, devices[0].platform, start.pixels if start else None)
+    params, changes = start.read(config, train.class_names) if start else (None, ())
 
     sharding = replicated(mesh)
-    feeds = {
-        name: ResidentFeed(
-            source, config.batch_size, sharding, seed=config.seed if name == "train" else None
-        )
-        for name, source in splits.items()
-    }
+    feeds = _make_feeds(config, splits, sharding)
     steps_per_epoch = feeds["train"].steps_per_epoch
     total_steps = config.steps or max(1, round((config.epochs or 0) * steps_per_epoch))
     recipe = make_recipe(config, total_steps, steps_per_epoch)
-    start = functools.partial(
+    initial_state = functools.partial(
         init_state,
         recipe.model,
         recipe.optimizer,
@@ -117,9 +117,8 @@ def set_up(config: Config) -> Job:
         ema=recipe.ema_decay is not None,
     )
     key = stream_key(config.seed, INIT)
-    shapes = jax.eval_shape(
-        start, key
-    )  # a wrong shape is an error here, not after minutes of compiling
+    # A wrong shape is an error here, not after minutes of compiling.
+    shapes = jax.eval_shape(initial_state, key)
 
     return Job(
         began=began,
@@ -134,7 +133,7 @@ def set_up(config: Config) -> Job:
         sharding=sharding,
         changes=changes,
         state_shapes=shapes,
-        initial_state=lambda: jax.jit(start, out_shardings=sharding)(key, params=params),
+        initial_state=lambda: jax.jit(initial_state, out_shardings=sharding)(key, params=params),
         train_step=compile_train_step(recipe, mesh, config.parallel),
         eval_step=compile_eval_step(recipe, mesh, config.parallel),
     )
@@ -158,37 +157,15 @@ def compile_eval_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callabl
     return data_parallel(step, mesh, parallel)
 
 
-def _take_architecture(config: Config, found: Pretrained) -> Config:
-    """The config with the weights' architecture, and their image size where images are resized.
-
-    Fields of `config.model` that are not at their default stay. Image size, channels and classes
-    of the model follow from the data, as ever.
-    """
-    usual, given, data = ViT(), config.model, config.data
-    fields: dict[str, Any] = {"num_classes": None, "image_size": None, "channels": None}
-    fields |= {
-        name: getattr(given, name)
-        for name in fields_of(ViT)
-        if getattr(given, name) != getattr(usual, name)
+def _make_feeds(
+    config: Config, splits: dict[str, ArraySource], sharding: jax.sharding.Sharding
+) -> dict[str, ResidentFeed]:
+    """One feed a split; that of "train" is shuffled."""
+    seeds = {"train": config.seed}
+    return {
+        use: ResidentFeed(source, config.batch_size, sharding, seeds.get(use))
+        for use, source in splits.items()
     }
-    if data.name == "folder" and data.image_size is None:
-        data = dataclasses.replace(data, image_size=given.image_size or found.model.image_size)
-    return dataclasses.replace(config, model=found.model.clone(**fields), data=data)
-
-
-def _read_weights(
-    config: Config, found: Pretrained | None, class_names: tuple[str, ...]
-) -> tuple[Params | None, tuple[str, ...]]:
-    """The parameters to start from, and what was done to make them fit."""
-    if found is None:
-        return None, ()
-    known = found.preprocessing.class_names
-    params, steps, _ = found.load(
-        config.model,
-        new_head=known is not None and known != class_names,
-        seed=config.seed,
-    )
-    return nested(params), tuple(steps)
 
 
 def _open_splits(config: Config) -> dict[str, ArraySource]:

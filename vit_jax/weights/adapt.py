@@ -45,18 +45,7 @@ def adapt(
             f"{_by(want.patch_size)}, by pseudo-inverse"
         )
     params["patch_embed/kernel"] = kernel
-
-    assert have.image_size is not None
-    assert want.image_size is not None
-    old = grid_size(have.image_size, have.patch_size)
-    new = grid_size(want.image_size, want.patch_size)
-    if old != new and "pos_embed" in params:
-        first = int(have.has_class_token and have.class_position)
-        table = np.asarray(params["pos_embed"][0])
-        grid = resample_positions(table[first:].reshape(*old, -1), new, interpolation)
-        table = np.concatenate([table[:first], grid.reshape(-1, grid.shape[-1])])
-        params["pos_embed"] = table[None]
-        steps.append(f"pos_embed: resampled from {_by(old)} to {_by(new)} patches, {interpolation}")
+    steps += _adapt_positions(params, have, want, interpolation)
 
     if want.representation is None and "representation/kernel" in params:
         del params["representation/kernel"], params["representation/bias"]
@@ -72,10 +61,27 @@ def adapt(
         features = want.representation or want.width
         params |= _new_head(want, features, want.num_classes, seed)
         was = f"instead of {have.num_classes}" if have.num_classes else "the file has none"
-        steps.append(f"head: initialised anew for {want.num_classes} classes ({was}); train it")
+        steps.append(f"head: initialised anew for {_classes(want.num_classes)} ({was}); train it")
     elif want.num_classes is None and have.num_classes is not None:
         steps.append("head: dropped")
     return params, steps, fresh
+
+
+def _adapt_positions(
+    params: Params, have: ViT, want: ViT, interpolation: Interpolation
+) -> list[str]:
+    """Resample the table in `params` where the grid is another; a line if it did."""
+    assert have.image_size is not None
+    assert want.image_size is not None
+    old = grid_size(have.image_size, have.patch_size)
+    new = grid_size(want.image_size, want.patch_size)
+    if old == new or "pos_embed" not in params:
+        return []
+    first = int(have.has_class_token and have.class_position)
+    table = np.asarray(params["pos_embed"][0])
+    grid = resample_positions(table[first:].reshape(*old, -1), new, interpolation)
+    params["pos_embed"] = np.concatenate([table[:first], grid.reshape(-1, grid.shape[-1])])[None]
+    return [f"pos_embed: resampled from {_by(old)} to {_by(new)} patches, {interpolation}"]
 
 
 def resize_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -109,3 +115,7 @@ def _new_head(model: ViT, features: int, classes: int, seed: int) -> Params:
 def _by(size: int | tuple[int, int]) -> str:
     rows, columns = pair(size)
     return f"{rows}x{columns}"
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"

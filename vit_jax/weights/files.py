@@ -29,11 +29,15 @@ class TensorFile:
     path: Path
     shapes: dict[str, tuple[int, ...]]
     read: Read
+    left_out: tuple[str, ...] = ()
+    """Names of what the file holds besides."""
 
     def rename(self, names: dict[str, str]) -> "TensorFile":
         """The same arrays under other names, {new: old}; those not named are left out."""
         shapes = {new: self.shapes[old] for new, old in names.items()}
-        return TensorFile(self.path, shapes, lambda name: self.read(names[name]))
+        kept = set(names.values())
+        left_out = (*self.left_out, *(name for name in self.shapes if name not in kept))
+        return TensorFile(self.path, shapes, lambda name: self.read(names[name]), left_out)
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -79,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: expected a JSON object, found {type(found).__name__}")
@@ -98,8 +102,12 @@ def _open_safetensors(path: Path, size: int) -> TensorFile:
 
     def read(name: str) -> np.ndarray:
         # Opened anew for each array, or the pages of all of them would stay in memory.
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                return file.get_tensor(name)
+        # An AttributeError is a type that NumPy does not have.
+        except (safetensors.SafetensorError, OSError, AttributeError, TypeError) as error:
+            raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -116,7 +124,7 @@ def _safetensors_size(path: Path) -> int:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
             return 8 + length
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
             return 8 + length + max(ends, default=0)
@@ -125,12 +133,13 @@ def _safetensors_size(path: Path) -> int:
 
 def _open_shards(path: Path) -> TensorFile:
     where = read_json(path).get("weight_map")
-    if not isinstance(where, dict) or not where:
+    if not isinstance(where, dict) or not where or {*map(type, where.values())} != {str}:
         raise WeightsError(f"{path}: expected an object 'weight_map' from parameter to file")
     files = {}
     for name in sorted(set(where.values())):
         # A shard lies beside its index: a path out of the folder is no shard.
-        if Path(name).name != name or not (path.parent / name).is_file():
+        beside = Path(name).name == name and not name.endswith(".index.json")
+        if not beside or not (path.parent / name).is_file():
             raise WeightsError(f"{path} names the file {name!r}, which is not in {path.parent}")
         files[name] = open_tensors(path.parent / name)
     lost = [name for name, file in where.items() if name not in files[file].shapes]
@@ -160,13 +169,14 @@ def _open_zip(path: Path) -> TensorFile:
             "well"
         )
     shapes = dict(_npz_shapes(path, archive))
+    where = {member.filename.removesuffix(".npy"): member for member in members}
 
     def read(name: str) -> np.ndarray:
-        with archive.open(f"{name}.npy") as file:
-            try:
+        try:
+            with archive.open(where[name]) as file:
                 value = np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, zipfile.BadZipFile, EOFError) as error:
-                raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
+        except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
+            raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
         # NumPy has no bfloat16 of its own and stores its two bytes as "void".
         return value.view(ml_dtypes.bfloat16) if value.dtype == np.dtype("V2") else value
 
@@ -182,7 +192,8 @@ def _npz_shapes(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, tup
                     np.lib.format.read_magic(file), np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = read(file)
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        # A RuntimeError is an encrypted member.
+        except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
             raise WeightsError(f"{path}: {name} is no NumPy array: {error}") from error
         if dtype.hasobject:
             raise WeightsError(
@@ -212,10 +223,26 @@ def _open_torch(path: Path) -> TensorFile:
             f"{path} holds more than tensors, or is damaged; nothing in it was run "
             f"({type(error).__name__}). Save the model's state_dict() instead"
         ) from error
+    others: tuple[str, ...] = ()
     for key in ("state_dict", "model"):  # how training scripts wrap the weights
         if isinstance(found, dict) and isinstance(found.get(key), dict):
+            others += tuple(str(other) for other in found if other != key)
             found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise WeightsError(f"{path}: expected a state_dict, names with tensors")
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and _is_dense(value)
+        for name, value in found.items()
+    ):
+        raise WeightsError(f"{path}: expected a state_dict, names with dense tensors")
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    return TensorFile(path, shapes, lambda name: found[name].float().numpy())
+    return TensorFile(path, shapes, lambda name: _torch_to_numpy(found[name]), others)
+
+
+def _is_dense(tensor: Any) -> bool:
+    import torch
+
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+
+
+def _torch_to_numpy(tensor: Any) -> np.ndarray:
+    # NumPy has no bfloat16 and no float8 of PyTorch's.
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()

@@ -4,6 +4,7 @@ One is the other under older names: Flax before Linen counted the submodules of 
 The rules know Linen's names.
 """
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from vit_jax.models import ViT
 from vit_jax.models.attention import width_per_head
+from vit_jax.models.patches import grid_size, pair
 from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.layout import (
     Layout,
@@ -114,14 +116,22 @@ def describe(
     first = BLOCK.format(i=0)
     depth = block_count(tensors, r"Transformer/encoderblock_(\d+)/")
     _, num_heads, head_dim = shapes[f"{first}/MultiHeadDotProductAttention_0/query/kernel"]
+    for name, shape in shapes.items():
+        attends = name.startswith("Transformer/") and name.endswith("query/kernel")
+        if attends and shape != (width, num_heads, head_dim):
+            raise WeightsError(
+                f"{tensors.path}: {name} has shape {shape}, the first block's {num_heads} heads "
+                f"make {(width, num_heads, head_dim)}"
+            )
     has_class_token, class_position = "cls" in shapes, True
     image_size = (224, 224)
+    notes = ("positions: none in the file, so sincos2d; of 224 pixels, as in the configs",)
     if "pos_embedding" in shapes:
         count = shapes["pos_embedding"][1]
         # big_vision's positions leave the class token out; a square tells which of the two it is.
         class_position = not (has_class_token and math.isqrt(count) ** 2 == count)
         side = square_grid(tensors.path, count - (has_class_token and class_position))
-        image_size = (side * patch_height, side * patch_width)
+        image_size, notes = (side * patch_height, side * patch_width), ()
     head, pre = shapes.get("head/bias"), shapes.get("pre_logits/bias")
     model = ViT(
         image_size=image_size,
@@ -141,7 +151,7 @@ def describe(
         activation="gelu_tanh",
         norm_eps=1e-6,
     )
-    return model, Preprocessing((0.5,) * channels, (0.5,) * channels)
+    return model, Preprocessing((0.5,) * channels, (0.5,) * channels, notes=notes)
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
@@ -172,17 +182,17 @@ def _unstack(tensors: TensorFile, stacked: list[str]) -> TensorFile:
         for name in stacked
         for i in range(depth)
     }
-    whole = {name: tensors.read(name) for name in stacked}
+    whole = functools.cache(tensors.read)
     shapes = {new: tensors.shapes[old][1:] for new, (old, _) in places.items()}
-    shapes |= {name: shape for name, shape in tensors.shapes.items() if name not in whole}
+    shapes |= {name: shape for name, shape in tensors.shapes.items() if name not in stacked}
 
     def read(name: str) -> np.ndarray:
         if name not in places:
             return tensors.read(name)
         old, block = places[name]
-        return whole[old][block]
+        return whole(old)[block]
 
-    return TensorFile(tensors.path, shapes, read)
+    return TensorFile(tensors.path, shapes, read, tensors.left_out)
 
 
 def refuses(model: ViT) -> list[str]:
@@ -195,6 +205,13 @@ def refuses(model: ViT) -> list[str]:
         reasons.append(f"pool={model.pool!r} with class_token={model.has_class_token}")
     if model.pool == "map" and head_dim * model.num_heads != model.width:
         reasons.append(f"pool='map' with head_dim={head_dim}")
+    # The file holds no size: a reader takes positions for a square, and sincos2d for 224 pixels.
+    rows, columns = grid_size(model.image_size or 0, model.patch_size)
+    if rows != columns:
+        reasons.append(f"image_size={model.image_size}, which makes {rows}x{columns} patches")
+    fixed = model.positions == "sincos2d" and not model.has_class_token
+    if fixed and pair(model.image_size or 0) != (224, 224):
+        reasons.append(f"positions='sincos2d' with image_size={model.image_size}")
     return reasons
 
 

@@ -1,11 +1,14 @@
 """Models of the Hugging Face Hub, from the local cache or the network."""
 
 import functools
+import re
 import socket
 import threading
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
-from vit_jax.weights.files import WeightsError
+from vit_jax.weights.files import WeightsError, read_json
 
 PREFIX = "hf-hub:"
 # Weights and what describes them; never code, never pickles.
@@ -25,12 +28,14 @@ def fetch(name: str) -> Path:
     except ImportError as error:
         raise WeightsError(f"{name}: pip install huggingface_hub, or vit_jax[hub]") from error
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise WeightsError(f"{name}: expected {PREFIX}USER/REPO, or {PREFIX}USER/REPO@REVISION")
     download = functools.partial(
         snapshot_download, repository, revision=revision or None, allow_patterns=PATTERNS
     )
     try:
         folder = Path(download(local_files_only=True))
-        if any(folder.glob("*.safetensors*")) or any(folder.glob("*.npz")):
+        if _is_whole(folder):
             return folder
     except errors.HFValidationError as error:
         raise WeightsError(f"{name}: expected {PREFIX}USER/REPO ({error})") from error
@@ -39,8 +44,9 @@ def fetch(name: str) -> Path:
     cache = constants.HF_HUB_CACHE
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{name} is not in the cache, {cache}, and HF_HUB_OFFLINE forbids more")
-    host = constants.ENDPOINT.split("//")[-1].split("/")[0]
-    if not _answers(host):
+    host = constants.ENDPOINT
+    # Through a proxy, whether the host itself answers says nothing.
+    if not urllib.request.getproxies() and not _answers(host):
         raise WeightsError(
             f"{name} is not in the cache, {cache}, and {host} does not answer: connect, or name "
             "a file or folder on this machine"
@@ -52,14 +58,23 @@ def fetch(name: str) -> Path:
         raise WeightsError(f"{name} cannot be had from {host}: {reason}") from error
 
 
-def _answers(host: str, seconds: float = 0.7) -> bool:
+def _is_whole(folder: Path) -> bool:
+    """Whether weights are there, with all their shards: a download may have been broken off."""
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.npz")):
+        return False
+    shards = [read_json(index).get("weight_map", {}) for index in folder.glob("*.index.json")]
+    return all((folder / str(name)).exists() for where in shards for name in where.values())
+
+
+def _answers(endpoint: str, seconds: float = 0.7) -> bool:
     """Whether a connection can be made; huggingface_hub itself would try for half a minute."""
-    name, _, port = host.partition(":")
+    address = urllib.parse.urlsplit(endpoint)
+    port = address.port or (80 if address.scheme == "http" else 443)
     found = threading.Event()
 
     def connect() -> None:
         try:
-            with socket.create_connection((name, int(port or 443)), timeout=seconds):
+            with socket.create_connection((address.hostname, port), timeout=seconds):
                 found.set()
         except OSError:
             pass

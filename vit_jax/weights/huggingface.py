@@ -68,6 +68,8 @@ def describe(
             f"{folder}: model_type={kind!r} is another architecture: of the models of "
             "transformers, those of model_type 'vit' are read here"
         )
+    if "quantization_config" in config:
+        raise WeightsError(f"{folder}: quantised weights are not read: dequantise and save them")
     act, pooler_act = config.get("hidden_act", "gelu"), config.get("pooler_act", "tanh")
     if act not in ACTIVATIONS:
         raise WeightsError(f"{folder}: hidden_act={act!r} is none of {', '.join(ACTIVATIONS)}")
@@ -90,23 +92,18 @@ def describe(
         activation=ACTIVATIONS[act],
         norm_eps=config.get("layer_norm_eps", 1e-12),
     )
-    seen = folder and folder / "preprocessor_config.json"
-    pixels = read_json(seen) if seen and seen.is_file() else {}
-    channels = model.channels or 3
-    return model, Preprocessing(
-        mean=tuple(pixels.get("image_mean", (0.5,) * channels)),
-        std=tuple(pixels.get("image_std", (0.5,) * channels)),
-        class_names=_class_names(config, head[0] if head else 0),
-    )
+    mean, std = _pixel_statistics(folder, model.channels or 3)
+    return model, Preprocessing(mean, std, _class_names(config, head[0] if head else 0))
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
     """`ViTModel` is saved without the "vit." of `ViTForImageClassification`."""
     tensors = tensors.rename({_as_saved(name): name for name in tensors.shapes})
     if any(name.startswith("vit.") for name in tensors.shapes):
-        # What masked pre-training leaves behind has no part in a classifier.
-        left = ("vit.embeddings.mask_token", "decoder.")
-        return tensors.rename({n: n for n in tensors.shapes if not n.startswith(left)})
+        # What pre-training leaves behind has no part in a classifier.
+        left = ["vit.embeddings.mask_token", "decoder."]
+        left += ["vit.pooler."] if "classifier.weight" in tensors.shapes else []
+        return tensors.rename({n: n for n in tensors.shapes if not n.startswith(tuple(left))})
     return tensors.rename({f"vit.{name}": name for name in tensors.shapes})
 
 
@@ -125,8 +122,8 @@ def refuses(model: ViT) -> list[str]:
 
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
-    """Everything has its place in the two JSON files."""
-    return []
+    """Everything has its place in the two JSON files, but for what a user makes of the tokens."""
+    return ["pool='none' becomes 'cls' there"] if model.pool == "none" else []
 
 
 def save(
@@ -185,6 +182,23 @@ def _config(model: ViT, preprocessing: Preprocessing) -> dict[str, Any]:
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
+
+
+def _pixel_statistics(
+    folder: Path | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of pixels in 0..1, from the image processor's steps; its defaults are 0.5."""
+    path = folder and folder / "preprocessor_config.json"
+    steps = read_json(path) if path and path.is_file() else {}
+    mean, std = (steps.get(f"image_{name}") or [0.5] * channels for name in ("mean", "std"))
+    if steps.get("do_normalize") is False:
+        mean, std = [0.0] * channels, [1.0] * channels
+    scale = 255 * steps.get("rescale_factor", 1 / 255)
+    if steps.get("do_rescale") is False:
+        scale = 255.0
+    if abs(scale - 1) < 1e-6:  # one over 255, written with fewer digits
+        scale = 1.0
+    return tuple(x / scale for x in mean), tuple(x / scale for x in std)
 
 
 def _class_names(config: dict[str, Any], count: int) -> tuple[str, ...] | None:

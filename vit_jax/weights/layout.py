@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from vit_jax.models import SIZES, ViT
@@ -84,8 +85,9 @@ class Layout:
         _check_names(self, tensors, [name for _, names in places.values() for name in names])
         params = {}
         for path, (rule, names) in places.items():
-            value = rule.read([tensors.read(name) for name in names])
-            value = np.ascontiguousarray(value, np.float32)
+            parts = [tensors.read(name) for name in names]
+            _check_parts(tensors.path, names, parts)
+            value = np.ascontiguousarray(rule.read(parts), np.float32)
             if value.shape != shapes[path]:
                 raise WeightsError(
                     f"{tensors.path}: {', '.join(names)} makes {path} of shape {value.shape}, "
@@ -173,7 +175,7 @@ def likely_heads(width: int) -> int:
     if width not in published and width % 64:
         raise WeightsError(
             f"width {width} is no published size and no multiple of 64, so nothing tells the "
-            "number of heads: give num_heads"
+            "number of heads: give num_heads, such as load_pretrained(…, num_heads=4)"
         )
     return published.get(width, width // 64)
 
@@ -183,8 +185,8 @@ def square_grid(path: Path, patches: int) -> int:
     side = math.isqrt(patches)
     if side * side != patches:
         raise WeightsError(
-            f"{path}: {patches} positions of patches make no square, and nothing says which "
-            "rectangle they are: give image_size"
+            f"{path}: {patches} positions of patches make no square, and nothing in the file says "
+            "which rectangle they are"
         )
     return side
 
@@ -241,6 +243,19 @@ def only_standard(model: ViT, allowed: Sequence[str] = ()) -> list[str]:
     return reasons
 
 
+def _check_parts(path: Path, names: Sequence[str], parts: Sequence[np.ndarray]) -> None:
+    """Raise a WeightsError unless these are real numbers, and parts of one array are alike."""
+    for name, part in zip(names, parts, strict=True):
+        if not (np.issubdtype(part.dtype, np.floating) or part.dtype == ml_dtypes.bfloat16):
+            raise WeightsError(
+                f"{path}: {name} holds {part.dtype}: expected floating point; quantised weights "
+                "have to be dequantised first"
+            )
+    if len({part.shape for part in parts}) > 1:
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise WeightsError(f"{path}: {', '.join(names)} should be alike, but have shapes {shapes}")
+
+
 def _check_names(layout: Layout, tensors: TensorFile, wanted: Sequence[str]) -> None:
     import difflib
 
@@ -252,12 +267,13 @@ def _check_names(layout: Layout, tensors: TensorFile, wanted: Sequence[str]) -> 
     if missing:
         near = difflib.get_close_matches(missing[0], extra, n=1)
         hint = f" (perhaps it is called {near[0]})" if near else ""
-        problems.append(f"lacks {_some(missing)}{hint}")
+        problems.append(f"lacks {some(missing)}{hint}")
     if extra:
-        problems.append(f"has {_some(extra)}, for which this architecture has no place")
+        problems.append(f"has {some(extra)}, for which this architecture has no place")
     raise WeightsError(f"{tensors.path}, read as {layout.title}, " + ", and ".join(problems))
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few of many names."""
     rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + rest

@@ -10,7 +10,9 @@ import numpy as np
 from vit_jax.models import ViT
 from vit_jax.weights.files import WeightsError
 from vit_jax.weights.layout import Preprocessing
-from vit_jax.weights.load import LAYOUTS, Spec, flat
+from vit_jax.weights.load import Spec
+from vit_jax.weights.pretrained import LAYOUTS
+from vit_jax.weights.trees import flat
 
 
 def save_pretrained(

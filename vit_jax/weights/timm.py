@@ -86,7 +86,7 @@ def _fold_registers(tensors: TensorFile, first: int, registers: int) -> TensorFi
             return value + tensors.read("pos_embed")[:, first : first + registers]
         return value
 
-    return TensorFile(tensors.path, shapes, read)
+    return TensorFile(tensors.path, shapes, read, tensors.left_out)
 
 
 def rules(model: ViT) -> tuple[Rule, ...]:
@@ -102,7 +102,7 @@ def refuses(model: ViT) -> list[str]:
 
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
-    """Everything but epsilon has its place in config.json."""
+    """Everything but epsilon has its place in config.json, and the pool where nothing uses it."""
     return [f"norm_eps={model.norm_eps:g} becomes 1e-06 there"] if model.norm_eps != 1e-6 else []
 
 

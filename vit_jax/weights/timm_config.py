@@ -29,7 +29,8 @@ HEADS = {r"vit_base_patch16_gap_224$": 16, "giantopt": 16, r"test_vit2?$": 2, r"
 TANH = re.compile(
     r"(base_patch32|so400m_patch16|giantopt).*siglip|large_patch16_siglip(_gap)?_512$"
 )
-# Their arrays look like a plain ViT's, but the computation is another.
+# How timm names its plain ViTs, and what tells those among them that compute something else.
+PLAIN = re.compile("vit_|deit|flexivit_|eva_large_patch14_|test_vit")
 ANOTHER_COMPUTATION = re.compile(r"rpn|rope|_pe_|dinov3|lingbot|sapiens|eva02|diff")
 POOLS: dict[str, Pool] = {"token": "cls", "avg": "gap", "map": "map", "": "none"}
 ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}
@@ -55,7 +56,10 @@ def describe(
     q_norm, head = shapes.get("blocks.0.attn.q_norm.weight"), shapes.get("head.weight")
     classes, registers = "cls_token" in shapes, shapes.get("reg_token", (1, 0))[1]
     image_size = image_size_of(tensors, config, (patch_height, patch_width))
-    notes = _notes(config, image_size)
+    num_heads = arguments.get("num_heads", config.get("num_heads"))
+    if num_heads is None:
+        num_heads = width // q_norm[0] if q_norm else _heads(name, width)
+    notes = _notes(config, image_size, num_heads)
     patches = math.prod(grid_size(image_size, (patch_height, patch_width)))
     activation = "gelu_tanh" if TANH.search(name) else "gelu"
     final_norm: FinalNorm = "none"
@@ -67,8 +71,7 @@ def describe(
         channels=channels,
         width=width,
         depth=block_count(tensors, r"blocks\.(\d+)\."),
-        num_heads=arguments.get("num_heads")
-        or (width // q_norm[0] if q_norm else _heads(name, width)),
+        num_heads=num_heads,
         mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
         num_classes=head[0] if head else None,
         pool=_pool(tensors, config, arguments, classes),
@@ -89,7 +92,7 @@ def describe(
 def _check_computation(tensors: TensorFile, name: str, arguments: dict[str, Any]) -> None:
     """Raise a WeightsError where equal names and shapes stand for another computation."""
     shapes = tensors.shapes
-    if ANOTHER_COMPUTATION.search(name):
+    if ANOTHER_COMPUTATION.search(name) or (name and not PLAIN.match(name)):
         raise WeightsError(
             f"{tensors.path}: timm's {name} computes something else than a plain ViT"
         )
@@ -153,7 +156,12 @@ def _declared_size(config: dict[str, Any]) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if size else None
 
 
-def _notes(config: dict[str, Any], image_size: tuple[int, int]) -> tuple[str, ...]:
+def _notes(config: dict[str, Any], image_size: tuple[int, int], num_heads: int) -> tuple[str, ...]:
+    if "architecture" not in config:
+        return (
+            f"no config.json: num_heads={num_heads}, a plain pre-norm ViT with exact GELU, its "
+            "pool, mean and std assumed",
+        )
     declared = _declared_size(config)
     if declared is None or declared == image_size:
         return ()

@@ -7,7 +7,7 @@ import numpy as np
 
 from vit_jax.models import ViT
 from vit_jax.models.patches import pair
-from vit_jax.weights.files import TensorFile
+from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.layout import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -64,20 +64,26 @@ def describe(
     depth = block_count(tensors, r"encoder\.layers\.encoder_layer_(\d+)\.")
     side = square_grid(tensors.path, shapes["encoder.pos_embedding"][1] - 1)
     head, pre = shapes.get("heads.head.weight"), shapes.get("heads.pre_logits.weight")
+    heads, notes = config.get("num_heads"), ()
+    if heads is None:
+        heads = likely_heads(width)
+        if width not in (768, 1024, 1280):  # the published ones
+            notes = (f"num_heads={heads} assumed: the file does not say",)
     model = ViT(
         image_size=(side * patch_height, side * patch_width),
         patch_size=(patch_height, patch_width),
         channels=channels,
         width=width,
         depth=depth,
-        num_heads=likely_heads(width),
+        num_heads=heads,
         mlp_dim=shapes["encoder.layers.encoder_layer_0.mlp.0.weight"][0],
         num_classes=head[0] if head else None,
         class_token=True,
         representation=pre[0] if pre else None,
         norm_eps=1e-6,
     )
-    return model, Preprocessing(IMAGENET_MEAN[:channels], IMAGENET_STD[:channels])
+    mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
+    return model, Preprocessing(mean, std, notes=notes)
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
@@ -94,6 +100,9 @@ def refuses(model: ViT) -> list[str]:
     reasons = only_standard(model, ("representation",))
     if len({*pair(model.image_size or 0)}) > 1 or len({*pair(model.patch_size)}) > 1:
         reasons.append(f"image_size={model.image_size} with patch_size={model.patch_size}")
+    # Without a place for it in the file, a reader can only assume the usual number.
+    if model.width % 64 or model.num_heads != likely_heads(model.width):
+        reasons.append(f"num_heads={model.num_heads} with width={model.width}")
     return reasons
 
 
@@ -110,9 +119,15 @@ def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
 def save(
     path: Path, arrays: dict[str, np.ndarray], model: ViT, preprocessing: Preprocessing
 ) -> None:
-    """One .safetensors file, for `model.load_state_dict(safetensors.torch.load_file(path))`."""
+    """One .safetensors file, for `model.load_state_dict(safetensors.torch.load_file(path))`.
+
+    Raises:
+      WeightsError: the file name does not end in .safetensors.
+    """
     from safetensors.numpy import save_file
 
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: name a file that ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata={"format": "pt"})
 
