@@ -161,7 +161,7 @@ def summary(
 
 def _architecture(model: str) -> ViT:
     """The model of a config file, a run folder, weights, or a published size."""
-    from vit_jax.models import SIZES, vit
+    from vit_jax.models import vit
     from vit_jax.runs.folder import is_run_folder
     from vit_jax.train.start import open_start
     from vit_jax.weights import open_pretrained
@@ -175,11 +175,10 @@ def _architecture(model: str) -> ViT:
         return load_config(path / "config.json").model
     if path.exists() or model.startswith("hf-hub:"):
         return open_pretrained(model).model.clone()
-    if "/" not in model.strip("/.") or model.partition("/")[0] not in SIZES:
-        raise ConfigError(
-            f"{model}: there is no such file or folder, and it is no published size, such as B/16"
-        )
-    return vit(model).clone(image_size=224)
+    try:
+        return vit(model).clone(image_size=224)
+    except ValueError as error:
+        raise ConfigError(f"{model}: there is no such file; as a size, {error}") from error
 
 
 def _train(argv: list[str]) -> int:
