@@ -9,7 +9,7 @@ from PIL import Image
 
 from vit_jax.config import Config, ConfigError, load_config
 from vit_jax.data.source import DataError
-from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.checkpoints import CheckpointError, Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.train import evaluate_saved as evaluation
@@ -108,6 +108,8 @@ def test_a_run_folder_reloads_and_evaluates_to_the_same_numbers(tiny_config, tmp
     assert best.class_names == tuple("0123456789")
     with pytest.raises(RunError, match="no run folder"):
         load_run(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"99 in .* \(it is not there\); there are: .*7"):
+        load_run(tmp_path, 99)
 
 
 def test_resuming_goes_on_bit_for_bit(tiny_config, tmp_path):

@@ -161,7 +161,7 @@ def test_fields_that_touch_no_parameter_are_free(saved):
     ("fields", "message"),
     [
         ({"depth": 3}, r"lacks encoder/block_2/.* and \d+ more"),
-        ({"depth": 1}, r"has no place for its encoder/block_1/"),
+        ({"depth": 1}, r"holds encoder/block_1/.* besides"),
         ({"num_registers": 2}, "lacks register_tokens"),
         (
             {"width": 32},

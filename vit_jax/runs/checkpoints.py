@@ -104,9 +104,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if step not in self._manager.all_steps():
-            raise self._cannot(step, KeyError("it is not there"))
+            raise self._cannot(step, LookupError("it is not there"))
         try:
-            stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "state")
+            with ocp.StandardCheckpointer() as reader:
+                stored = reader.metadata(self.folder / str(step) / "state")
             tree: Any = stored.item_metadata.tree  # pyrefly: ignore[missing-attribute]
             name = "ema" if tree.get("ema") else "params"
             target = {

@@ -31,7 +31,7 @@ class Spec:
     fresh_head: bool
     """The head was initialised anew: it knows nothing until it is trained."""
     steps: tuple[str, ...]
-    """What was changed on loading, a line each."""
+    """What was changed, left out or assumed on loading, a line each."""
 
 
 def load_pretrained(

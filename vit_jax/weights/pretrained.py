@@ -188,9 +188,9 @@ def _recognise(tensors: TensorFile) -> Layout:
     for sign, layout in SIGNS.items():
         if any(name == sign or name.endswith(("." + sign, "/" + sign)) for name in tensors.shapes):
             return LAYOUTS[layout]
-    some = ", ".join(list(tensors.shapes)[:4]) or "nothing"
     raise WeightsError(
-        f"{tensors.path} is no ViT in the layout of {', '.join(LAYOUTS)}: it holds {some} …"
+        f"{tensors.path} is no ViT in the layout of {', '.join(LAYOUTS)}: it holds "
+        f"{some(list(tensors.shapes)) or 'nothing'}"
     )
 
 
@@ -200,14 +200,10 @@ def _check_shapes(path: Path, params: Params, want: Mapping[str, tuple[int, ...]
     missing = [name for name in want if name not in params]
     extra = [name for name in params if name not in want]
     if missing or extra:
+        differences = [f"lacks {some(missing)}"] if missing else []
+        differences += [f"holds {some(extra)} besides"] if extra else []
         raise WeightsError(
-            f"{path} does not fit the model asked for: it "
-            + "; it ".join(
-                f"{verb} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
-                for verb, names in (("lacks", missing), ("has no place for its", extra))
-                if names
-            )
-            + f"; {hint}"
+            f"{path} does not fit the model asked for: it {', and '.join(differences)}; {hint}"
         )
     for name, shape in want.items():
         if params[name].shape != shape:
