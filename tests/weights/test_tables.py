@@ -60,11 +60,10 @@ def test_an_architecture_is_told_by_its_file(system, name):
     assert parameter_count(model, model.image_size, model.channels) == count
 
 
-@pytest.mark.parametrize("name", [n for s, n in MODELS if s == "torchvision"])
+# The larger ones would need gigabytes; their names and shapes are compared above.
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32"])
 def test_zeros_are_read_into_the_shapes_of_ours(name):
     layout, tensors, model, _ = open_entry("torchvision", TABLES["torchvision"]["models"][name])
-    if model.width > 768:
-        pytest.skip("the largest would need gigabytes")
     params = layout.read(tensors, model, parameter_shapes(model))
     assert {path: value.shape for path, value in params.items()} == parameter_shapes(model)
 
