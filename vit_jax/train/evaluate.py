@@ -1,15 +1,13 @@
 """Exact evaluation: every image of a split counts once, padding never."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.resident import ResidentFeed
-from vit_jax.ops.metrics import Counts
+from vit_jax.ops.metrics import Counts, add
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +18,20 @@ class Evaluation:
     """Mean cross-entropy, in nats."""
     accuracy: float
     """Share of the images whose largest logit is the label's, 0..1."""
+    top5_accuracy: float
+    """Share of the images whose label is among the five largest logits, 0..1."""
+    calibration_error: float
+    """Expected calibration error, 0..1, over 15 bins of equal width (arXiv 1706.04599): by how much
+    the probability of a prediction is off the share of such predictions that are right."""
     examples: int
     confusion: np.ndarray
     """int [classes, classes]: images by label (row) and prediction (column)."""
+
+    @property
+    def per_class_accuracy(self) -> tuple[float | None, ...]:
+        """Share of each class's images that are predicted right; None for a class without any."""
+        right, images = np.diag(self.confusion).tolist(), self.confusion.sum(axis=1).tolist()
+        return tuple(r / n if n else None for r, n in zip(right, images, strict=True))
 
     @property
     def only_prediction(self) -> int | None:
@@ -32,19 +41,39 @@ class Evaluation:
 
 
 def evaluate(
-    step: Callable[[Any, Any, Any], Counts], params: Any, feed: ResidentFeed
-) -> Evaluation:
-    """Run `step(params, resident, plan)` over one epoch of the feed and add up."""
-    total = None
+    step: Callable[[Any, Any, Any], Counts], params: Mapping[str, Any], feed: Any
+) -> dict[str, Evaluation]:
+    """Evaluate several sets of weights, by name, in one pass over an epoch of the feed.
+
+    Args:
+      step: (one set of weights, feed.resident, plan) -> the counts of the batch.
+      feed: has `steps_per_epoch`, `resident` and `plan(number)`, as `data.resident.ResidentFeed`.
+    """
+    plus = jax.jit(add)
+    totals: dict[str, Counts] = {}
     for number in range(feed.steps_per_epoch):
-        counts = step(params, feed.resident, feed.plan(number))
-        total = counts if total is None else jax.tree.map(jnp.add, total, counts)
-    assert total is not None, "a feed has at least one step"
-    confusion = np.asarray(total.confusion)
-    examples = int(confusion.sum())
+        plan = feed.plan(number)
+        # The sums stay on the device. Waiting for those up to the batch before, once this one is on
+        # its way, keeps the device busy and the batches that wait for it from becoming many.
+        before = jax.tree.leaves(totals)
+        for name, weights in params.items():
+            counts = step(weights, feed.resident, plan)
+            totals[name] = plus(totals[name], counts) if number else counts
+        jax.block_until_ready(before)
+    return {name: _result(total) for name, total in jax.device_get(totals).items()}
+
+
+def _result(total: Counts) -> Evaluation:
+    examples = int(total.confusion.sum())
+    # A float sum comes as a pair: what its rounding lost is added in float64.
+    loss, confidence = (
+        pair.astype(np.float64).sum(axis=0) for pair in (total.loss, total.bin_confidence)
+    )
     return Evaluation(
-        loss=float(total.loss) / examples,
-        accuracy=float(np.trace(confusion)) / examples,
+        loss=float(loss) / examples,
+        accuracy=int(np.trace(total.confusion)) / examples,
+        top5_accuracy=int(total.top5) / examples,
+        calibration_error=float(abs(total.bin_correct - confidence).sum()) / examples,
         examples=examples,
-        confusion=confusion,
+        confusion=total.confusion,
     )
