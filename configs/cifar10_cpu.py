@@ -31,7 +31,7 @@ config = Config(
         eval_split="train[98%:]",
         test_split="test",
     ),
-    augment=AugmentConfig(crop_padding=4, flip=True),
+    augment=AugmentConfig(crop_padding=4, flip="random"),
     optim=OptimConfig(
         name="adamw",
         learning_rate=1.5e-3,

@@ -28,7 +28,7 @@ from vit_jax.optim import OptimConfig
 config = Config(
     pretrained="hf-hub:WinKawaks/vit-tiny-patch16-224",
     data=DataConfig(name="folder", train_split="train", eval_split="val", test_split=None),
-    augment=AugmentConfig(crop_padding=16, flip=True),
+    augment=AugmentConfig(crop_padding=16, flip="random"),
     optim=OptimConfig(
         name="adamw",
         learning_rate=3e-4,

@@ -45,7 +45,7 @@ config = Config(
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
     ),
-    augment=AugmentConfig(crop_padding=4, flip=True),
+    augment=AugmentConfig(crop_padding=4, flip="random"),
     optim=OptimConfig(
         learning_rate=1e-4, schedule="constant", weight_decay=1e-5, decay="all", clip_norm=0.1
     ),

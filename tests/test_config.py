@@ -48,7 +48,7 @@ UNUSUAL = Config(
         mean=(0.1, 0.2, 0.3),
         std=(1.0, 2.0, 3.0),
     ),
-    augment=AugmentConfig(crop_padding=4, flip=True),
+    augment=AugmentConfig(crop_padding=4, flip="random"),
     optim=OptimConfig(name="sgd", nesterov=True, clip_norm=0.5, ema_decay=0.999),
     steps=7,
     device="gpu",
@@ -98,7 +98,7 @@ def changed(**fields):
         ("batch_sise", r"config\.batch_sise: .*perhaps batch_size"),
         ("optim__learning_rat", r"config\.optim\.learning_rat: .*perhaps learning_rate"),
         ("model__num_head", r"config\.model\.num_head: .*perhaps num_heads"),
-        ("augment__qqq", r"config\.augment\.qqq: .*there are crop_padding, flip"),
+        ("augment__qqq", r"config\.augment\.qqq: .*there are crop_padding, .*flip"),
         ("model__parent", r"config\.model\.parent: there is no such field"),
     ],
 )

@@ -12,13 +12,16 @@ FLOORS = (
     {"config", "pictures"},
     {"weights"},
     {"train", "__init__"},
+    {"cli_data"},
     {"cli"},
     {"/train", "/configs", "/examples", "/benchmarks"},  # outside the package: nobody imports them
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 OWNERS = {
     "flax": "models",
-    **dict.fromkeys(("grain", "tensorflow_datasets", "PIL", "sklearn", "array_record"), "data"),
+    **dict.fromkeys(
+        ("grain", "tensorflow_datasets", "PIL", "sklearn", "array_record", "datasets"), "data"
+    ),
     **dict.fromkeys(("orbax", "tensorboardX"), "runs"),
     "matplotlib": "pictures",
     **dict.fromkeys(("safetensors", "huggingface_hub", "torch"), "weights"),

@@ -16,7 +16,7 @@ from typing import Literal
 import tyro
 
 import vit_jax
-from vit_jax import ViT
+from vit_jax import ViT, cli_data
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
 from vit_jax.train.loop import Resume
 from vit_jax.weights.run_folder import Which
@@ -50,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "convert": convert,
+        "data": cli_data.main,
         "doctor": doctor,
         "evaluate": evaluate,
         "summary": summary,
     }
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
+    if argv[:1] == ["data"]:
+        return _exit_code(lambda: cli_data.main(argv[1:]), debug)
     return _exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(
             commands, prog="vit-jax", args=argv, use_underscores=True

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from vit_jax.data.source import DataConfig
 from vit_jax.models import ViT
 from vit_jax.ops.augment import AugmentConfig
+from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import OptimConfig
 from vit_jax.sharding import Device, Parallel
 
@@ -46,6 +47,9 @@ class Config:
     """Length of the training, in steps."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
+    test_time: TestTime = "none"
+    """Views of each test image whose logits are averaged, reported beside the plain result: mirror
+    adds the mirror image; shifts also moves both by a pixel."""
     eval_every_epochs: float = 1.0
     """Epochs between evaluations on the held-out split."""
     checkpoint_every_epochs: float = 1.0
@@ -122,12 +126,14 @@ def check_ranges(config: Config) -> None:
     at_least = {
         **dict.fromkeys(("model.depth", "model.num_heads", "model.width", "batch_size"), 1),
         **dict.fromkeys(("keep_checkpoints", "log_every_steps"), 1),
-        **dict.fromkeys(("seed", "augment.crop_padding", "model.num_registers"), 0),
+        **dict.fromkeys(("seed", "model.num_registers"), 0),
         **dict.fromkeys(("optim.learning_rate", "optim.warmup_epochs", "optim.weight_decay"), 0),
         "optim.head_only_epochs": 0,
+        "data.max_pixels": 1,
     }
     rates = ("dropout", "attention_dropout", "embed_dropout", "drop_path")
     below_one = (*(f"model.{rate}" for rate in rates), "label_smoothing", "optim.ema_decay")
+    at_most_one = ("data.resident_share", "data.crop_fraction")
     above_zero = ("eval_every_epochs", "checkpoint_every_epochs", "optim.clip_norm")
     values = dict(_items(_plain(config), ""))
     problems = [
@@ -145,6 +151,17 @@ def check_ranges(config: Config) -> None:
         for name in above_zero
         if values[name] is not None and not 0 < values[name] < math.inf
     ]
+    problems += [
+        f"{name}={values[name]}: should be above 0 and at most 1"
+        for name in at_most_one
+        if not 0 < values[name] <= 1
+    ]
+    problems += [f"augment.{problem}" for problem in config.augment.problems()]
+    if config.batch_size % max(1, config.augment.repeats):
+        problems.append(
+            f"batch_size={config.batch_size}: should be a multiple of augment.repeats="
+            f"{config.augment.repeats}"
+        )
     decay = config.optim.layer_decay
     if decay is not None and not 0 < decay <= 1:
         problems.append(f"optim.layer_decay={decay}: should be above 0 and at most 1")
@@ -175,6 +192,8 @@ def from_json(text: str) -> Config:
 # What may change between a run and its resumption without changing what has been learnt so far.
 RESUMABLE = (
     "data.root",
+    "data.workers",
+    "test_time",
     "epochs",
     "steps",
     "eval_every_epochs",

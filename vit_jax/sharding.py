@@ -78,17 +78,31 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def data_parallel(
-    function: Callable[..., Any], mesh: Mesh, parallel: Parallel, *, donate: bool = False
+    function: Callable[..., Any],
+    mesh: Mesh,
+    parallel: Parallel,
+    *,
+    donate: bool = False,
+    resident: NamedSharding | None = None,
 ) -> Callable[[Any, Any, Any], Any]:
     """Compile `function(state, resident, batch, axis_name=None) -> replicated results`.
 
-    `state` and `resident` are pytrees of device arrays that every device holds; `batch` is a pytree
-    of host arrays whose first axis is split over the devices. Under `jax.jit` the function sees the
+    `state` and `resident` are pytrees of device arrays; every device holds the state, and what is
+    resident as its sharding says (None: whole). `batch` is a pytree of host arrays whose first axis
+    is split over the devices. Under `jax.jit` the function sees the
     whole batch and `axis_name` is None; under `jax.pmap` it sees one device's share and has to sum
     over `axis_name` itself. With `donate` the state's buffers are reused for the results.
+
+    Raises:
+      DeviceError: under pmap every device has to hold what is resident whole.
     """
     donated = (0,) if donate else ()
     if parallel == "pmap":
+        if resident is not None and not resident.is_fully_replicated:
+            raise DeviceError(
+                "parallel='pmap' cannot share resident images among devices: choose "
+                "parallel='auto', data.feed='streaming' or a larger data.resident_share"
+            )
         mapped = jax.pmap(
             functools.partial(function, axis_name=AXIS),
             axis_name=AXIS,
@@ -106,7 +120,7 @@ def data_parallel(
     whole, split = replicated(mesh), batch_sharded(mesh)
     compiled = jax.jit(
         function,
-        in_shardings=(whole, whole, split),
+        in_shardings=(whole, resident or whole, split),
         out_shardings=whole,
         donate_argnums=donated,
     )

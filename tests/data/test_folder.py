@@ -83,8 +83,7 @@ def test_a_missing_root_or_split_is_answered_with_what_is_there(root):
     ("entry", "message"),
     [
         ("train/loose.png", r"train/loose\.png is in no class"),
-        ("train/a/inner/1.png", "train/a/inner is no file"),
-        ("train/empty/.hidden", "train/empty is empty"),
+        ("train/empty/.hidden", r"train/empty is empty, but .* classes a, b, empty"),
         ("one/a/1.png", "one should hold the folders of two classes or more, not a"),
         ("none/.hidden", "none should hold the folders of two classes or more, not none"),
         ("val/a/1.png val/c/1.png", r"same classes: only the first has \['c'\], .* second \['b'\]"),
@@ -97,26 +96,53 @@ def test_what_does_not_fit_the_layout_is_named(root, entry, message):
         opened(root, entry.partition("/")[0])
 
 
-def test_links_are_followed_inside_the_root_only(root, tmp_path):
+def test_links_are_followed_wherever_they_lead(root, tmp_path):
     save(tmp_path / "elsewhere" / "1.png", plain(RED))
+    save(tmp_path / "more" / "2.png", plain(GREY))
     (root / "train" / "a" / "5.png").symlink_to(root / "train" / "b" / "x.png")
-    assert len(opened(root)) == 7
-    for link, target in (
-        ("train/a/6.png", tmp_path / "elsewhere" / "1.png"),
-        ("train/c", tmp_path / "elsewhere"),
-        ("val", tmp_path / "elsewhere"),
-    ):
-        (root / link).symlink_to(target)
-        with pytest.raises(DataError, match=f"{link} is a link out of .*elsewhere"):
-            opened(root, link.partition("/")[0])
-        (root / link).unlink()
+    (root / "train" / "a" / "6.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (root / "train" / "a" / "inner").symlink_to(tmp_path / "elsewhere")
+    (root / "train" / "c").symlink_to(tmp_path / "more")
+    source = opened(root)
+    assert source.class_names == ("a", "b", "c")
+    assert np.bincount(source.labels).tolist() == [7, 2, 1]
+    assert sum((image[0, 0] == RED).all() for image in source.images) == 2
 
 
 @pytest.mark.parametrize("target", ["nowhere.png", "6.png"], ids=["nowhere", "itself"])
-def test_links_that_lead_nowhere_are_refused(root, target):
+def test_links_that_lead_nowhere_are_named(root, target):
     (root / "train" / "a" / "6.png").symlink_to(target)
-    with pytest.raises(DataError, match=r"a/6\.png is no file"):
+    with pytest.raises(DataError, match=r"a/6\.png cannot be opened \(.*\); replace it"):
         opened(root)
+
+
+def test_files_in_folders_of_a_class_belong_to_it(root):
+    save(root / "train" / "b" / "inner" / "deep" / "1.png", plain(RED))
+    save(root / "train" / "b" / ".trash" / "1.png", plain(RED))
+    source = opened(root)
+    assert np.bincount(source.labels).tolist() == [4, 3]
+    assert source.name(list(source.labels).index(1)) == str(root / "train/b/inner/deep/1.png")
+
+
+def test_a_root_that_holds_the_classes_is_the_training_split(root):
+    within = opened(root / "train")
+    np.testing.assert_array_equal(within.images, opened(root).images)
+    with pytest.raises(DataError, match=r"split 'val' of .*/train: there is 'train'"):
+        opened(root / "train", "val")
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    for name in ("bus", "train", "tram"):
+        save(tmp_path / name / "1.png", plain(RED))
+    assert opened(tmp_path).class_names == ("bus", "train", "tram")
+
+
+def test_a_split_whose_train_folder_is_elsewhere_is_read_alone(root):
+    for name in "ab":
+        save(root / "fold7" / name / "1.png", plain(GREY))
+    # What an evaluation on other images than the training's asks for.
+    source = opened(root, "fold7", train_split="absent")
+    assert source.class_names == ("a", "b")
 
 
 def test_the_fingerprint_follows_names_labels_and_pixels(root):

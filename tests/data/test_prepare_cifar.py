@@ -1,5 +1,6 @@
 """Preparing CIFAR without TensorFlow, and what is said when that cannot work."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -107,9 +108,15 @@ def test_a_wrong_archive_is_refused_by_name(name, cifar10, cifar100, tmp_path, m
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     shutil.copy(small.archive, manual)
-    with pytest.raises(DataError, match="SHA-256 differs") as error:
+    content = small.archive.read_bytes()
+    published = {"cifar10": "c4a38c50a1bc5f3a", "cifar100": "58a81ae192c23a4b"}[name]
+    with pytest.raises(DataError, match=f"expected SHA-256 {published}") as error:
         prepare_cifar(name, tmp_path)
-    assert f"delete {manual / small.archive.name} and try again" in str(error.value)
+    message = str(error.value)
+    assert f"got SHA-256 {hashlib.sha256(content).hexdigest()} and {len(content):,} " in message
+    assert f"Delete {manual / small.archive.name} and try again" in message
+    # What the user put there is the user's to delete.
+    assert (manual / small.archive.name).read_bytes() == content
     assert not (tmp_path / name / "3.0.2").exists()
 
 

@@ -4,18 +4,24 @@ The sets are small ones in the published layout, see conftest.py; the last tests
 CIFAR-10 where it is on disk.
 """
 
+import io
 import json
 import os
+import pickle
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
-from tensorboardX.record_writer import RecordWriter
+from data.tfds_sets import as_tfrecord, prepare
+from PIL import Image
 
-from vit_jax.data.source import DataError, channel_statistics
+from vit_jax.data.catalog import open_source, split_names
+from vit_jax.data.decode import BadImageError
+from vit_jax.data.encoded import FileSource
+from vit_jax.data.source import DataConfig, DataError
+from vit_jax.data.statistics import channel_statistics
 from vit_jax.data.tfds_source import data_dir, tfds_arrays
 
 ARRAY_RECORD = "cifar10-{}.array_record-00000-of-00001"
@@ -24,33 +30,6 @@ ARRAY_RECORD = "cifar10-{}.array_record-00000-of-00001"
 def equal(source, images, labels):
     np.testing.assert_array_equal(source.images, images)
     np.testing.assert_array_equal(source.labels, labels)
-
-
-def as_tfrecord(folder, shards=1):
-    """Turn a prepared folder into what TFDS's default format is; returns the files of train.
-
-    The framing, checksums included, is written by tensorboardX.
-    """
-    info = json.loads((folder / "dataset_info.json").read_text())
-    info["fileFormat"] = "tfrecord"
-    files = []
-    for split in info["splits"]:
-        old = folder / ARRAY_RECORD.format(split["name"])
-        reader = ArrayRecordReader(str(old))
-        records = reader.read_all()
-        reader.close()
-        old.unlink()
-        parts = np.array_split(np.arange(len(records)), shards)
-        split["shardLengths"] = [str(len(part)) for part in parts]
-        for number, part in enumerate(parts):
-            name = f"cifar10-{split['name']}.tfrecord-{number:05d}-of-{shards:05d}"
-            writer = RecordWriter(str(folder / name))
-            for index in part:
-                writer.write(records[index])
-            writer.close()
-            files += [folder / name] if split["name"] == "train" else []
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return files
 
 
 @pytest.mark.parametrize("which", ["cifar10", "cifar100"])
@@ -154,33 +133,8 @@ def test_a_set_not_on_disk_names_the_command_that_prepares_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def other_set(folder, features, examples, supervised_keys):
-    """Prepare a set of one split in a folder of its own, from examples made here."""
-
-    class Other(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=supervised_keys,
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": enumerate(examples)}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    Other.name = "other"
-    Other(data_dir=folder, file_format="array_record").download_and_prepare()
-
-
 def png(folder, image):
     """The path of the image as a file: TFDS takes encoded files as they are."""
-    from PIL import Image
-
     path = folder / f"{len(list(folder.iterdir()))}.png"
     Image.fromarray(image).save(path)
     return str(path)
@@ -190,14 +144,16 @@ def test_grey_images_get_a_channel_and_keys_are_taken_from_the_set(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
     (tmp_path / "png").mkdir()
-    other_set(
+    files = [png(tmp_path / "png", image) for image in images]
+    examples = [{"picture": file, "kind": place % 3} for place, file in enumerate(files)]
+    prepare(
         tmp_path / "data",
         {
             "picture": tfds.features.Image(shape=(5, 4, 1)),
             "kind": tfds.features.ClassLabel(names=["a", "b", "c"]),
         },
-        [{"picture": png(tmp_path / "png", x), "kind": i % 3} for i, x in enumerate(images)],
-        ("picture", "kind"),
+        {"train": examples},
+        supervised_keys=("picture", "kind"),
     )
     source = tfds_arrays("other", "train", str(tmp_path / "data"))
     assert source.class_names == ("a", "b", "c")
@@ -211,22 +167,84 @@ def test_grey_images_get_a_channel_and_keys_are_taken_from_the_set(tmp_path):
 def test_images_of_different_sizes_are_refused(tmp_path):
     (tmp_path / "png").mkdir()
     sizes = [(4, 4, 3), (5, 4, 3), (4, 4, 3)]
-    other_set(
+    files = [png(tmp_path / "png", np.zeros(size, np.uint8)) for size in sizes]
+    prepare(
         tmp_path / "data",
         {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)},
-        [{"image": png(tmp_path / "png", np.zeros(size, np.uint8)), "label": 0} for size in sizes],
-        ("image", "label"),
+        {"train": [{"image": file, "label": 0} for file in files]},
     )
-    with pytest.raises(DataError, match=r"the images of other differ in size \(2 shapes, such as"):
+    with pytest.raises(DataError, match=r"differ in size or kind, such as .*set data\.image_size"):
         tfds_arrays("other", "train", str(tmp_path / "data"))
+    assert list((tmp_path / "data").rglob("vit_jax_decoded/*")) == []
+
+
+def test_an_example_without_a_picture_or_of_another_kind_is_named(tmp_path):
+    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
+    examples = [{"image": io.BytesIO(b"<html>"), "label": 0}] * 2
+    prepare(tmp_path / "bad", features, {"train": examples})
+    with pytest.raises(BadImageError, match=r"train/000000 is not an image \(an HTML page"):
+        tfds_arrays("other", "train", str(tmp_path / "bad"))
+    (tmp_path / "png").mkdir()
+    images = [np.zeros((4, 4, 3), dtype) for dtype in (np.uint8, np.uint8)]
+    images[1] = images[1][..., 0]
+    examples = [{"image": png(tmp_path / "png", image), "label": 0} for image in images]
+    prepare(tmp_path / "mixed", features, {"train": examples})
+    with pytest.raises(DataError, match=r"such as \[4, 4, \d\] uint8 and \[4, 4, \d\] uint8: set"):
+        tfds_arrays("other", "train", str(tmp_path / "mixed"))
+
+
+def test_floats_kept_as_the_bytes_of_pictures_are_refused(tmp_path):
+    folder = tmp_path / "other" / "1.0.0"
+    grey = tfds.features.Image(shape=(None, None, 1))
+    prepare(
+        tmp_path,
+        {"image": grey, "label": tfds.features.ClassLabel(num_classes=2)},
+        {"train": [{"image": io.BytesIO(b""), "label": 0}]},
+    )
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["image"]["image"]["dtype"] = "float32"
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(DataError, match=r"other keeps float32 pixels as the bytes of other pict"):
+        tfds_arrays("other", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("image_size", [None, 32, (32, 32)])
+def test_a_set_of_one_size_gives_arrays_where_that_is_asked_for(cifar10, image_size):
+    arrays = tfds_arrays("cifar10", "train", str(cifar10.root))
+    config = DataConfig(name="cifar10", root=str(cifar10.root), image_size=image_size)
+    source = open_source(config, "train")
+    equal(source, arrays.images, arrays.labels)
+    assert source.fingerprint == arrays.fingerprint
+    assert split_names(config) == ["train", "test"]
+
+
+def test_decoded_arrays_are_sent_as_the_place_of_their_file(cifar10):
+    config = DataConfig(name="cifar10", root=str(cifar10.root))
+    for split in ("train", "train[10:30]"):
+        source = open_source(config, split)
+        sent = pickle.dumps(source)
+        assert len(sent) < 3000 < source.images.nbytes
+        equal(pickle.loads(sent), source.images, source.labels)  # noqa: S301
+
+
+def test_a_set_of_one_size_is_resized_where_another_is_asked_for(cifar10, own_cifar10):
+    arrays = tfds_arrays("cifar10", "train", str(cifar10.root))
+    fields = {"name": "cifar10", "train_split": "train", "image_size": (32, 16)}
+    source = open_source(DataConfig(root=str(own_cifar10.root), resize="squash", **fields), "train")
+    assert isinstance(source, FileSource)
+    np.testing.assert_array_equal(source.labels, arrays.labels)
+    assert source.class_names == arrays.class_names
+    for index in (0, 41, 99):
+        reference = Image.fromarray(arrays.images[index]).resize((16, 32), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(source[index]["image"], np.asarray(reference))
 
 
 def test_a_set_without_image_and_label_is_refused_with_its_features(tmp_path):
-    other_set(
+    prepare(
         tmp_path / "data",
         {"words": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)},
-        [{"words": "a", "label": 0}],
-        ("words", "label"),
+        {"train": [{"words": "a", "label": 0}]},
+        supervised_keys=("words", "label"),
     )
     with pytest.raises(DataError, match=r"no image with one class label.*words"):
         tfds_arrays("other", "train", str(tmp_path / "data"))
@@ -286,7 +304,7 @@ def test_a_split_with_images_missing_is_refused(own_cifar10):
     for _ in range(7):  # cut where a record ends: the framing alone does not show it
         offset += 16 + int.from_bytes(content[offset : offset + 8], "little")
     os.truncate(file, offset)
-    with pytest.raises(DataError, match=r"holds 7 images, but its dataset_info.json says \d+"):
+    with pytest.raises(DataError, match=r"holds 7 examples, but its dataset_info.json says \d+"):
         tfds_arrays("cifar10", "train", str(own_cifar10.root))
     assert list(own_cifar10.folder.glob("vit_jax_decoded/*")) == []
 
@@ -330,3 +348,11 @@ def current_umask():
 def test_a_name_that_tfds_does_not_know_is_refused(tmp_path, name, message):
     with pytest.raises(DataError, match=re.escape(message)):
         tfds_arrays(name, "train", str(tmp_path))
+
+
+def test_a_split_with_images_too_many_is_refused(own_cifar10):
+    info = own_cifar10.folder / "dataset_info.json"
+    info.write_text(info.read_text().replace('"100"', '"90"'))
+    with pytest.raises(DataError, match=r"holds 91 examples or more, but its .* says 90: delete"):
+        tfds_arrays("cifar10", "train", str(own_cifar10.root))
+    assert list(own_cifar10.folder.glob("vit_jax_decoded/*")) == []

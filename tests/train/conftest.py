@@ -27,7 +27,7 @@ def tiny_config():
             drop_path=0.2,
         ),
         data=DataConfig(name="digits", train_split="train[:10%]", eval_split="train[90%:]"),
-        augment=AugmentConfig(crop_padding=1, flip=True),
+        augment=AugmentConfig(crop_padding=1, flip="random"),
         optim=OptimConfig(learning_rate=3e-3, weight_decay=0.1, clip_norm=1.0, ema_decay=0.9),
         label_smoothing=0.1,
         batch_size=64,

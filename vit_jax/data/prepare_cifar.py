@@ -4,7 +4,10 @@ TFDS's own builders download, verify and describe these sets, but unpack and enc
 TensorFlow. Here its builder keeps all but those two steps.
 """
 
+import contextlib
+import hashlib
 import io
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +26,8 @@ def prepare_cifar(name: str, folder: Path) -> None:
     """Download cifar10 or cifar100 into TFDS's `folder` and prepare it, showing progress.
 
     An archive put by hand into folder/downloads/manual is taken instead of the download. TFDS
-    checks its SHA-256 either way.
+    checks its SHA-256 either way. It downloads under a fresh name each time, so that what a killed
+    process leaves is never used; a download with a wrong checksum is removed.
 
     Raises:
       DataError: the archive is not there and its host cannot be reached, or its checksum is wrong.
@@ -31,6 +35,7 @@ def prepare_cifar(name: str, folder: Path) -> None:
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
 
     builder = _builder_without_tensorflow(name, folder)
     manual = folder / "downloads" / "manual"
@@ -46,11 +51,9 @@ def prepare_cifar(name: str, folder: Path) -> None:
             )
         )
     except NonMatchingChecksumError as error:
-        raise DataError(
-            f"the archive of {name} is not the published one (its SHA-256 differs): delete "
-            f"{archive if archive.exists() else folder / 'downloads'} and try again. {error}"
-        ) from error
-    except requests.RequestException as error:
+        expected = builder.url_infos[url]
+        raise DataError(_wrong_checksum(name, url, archive, expected, str(error))) from error
+    except (requests.RequestException, DownloadError) as error:
         raise DataError(_unreachable(name, folder, url, archive)) from error
     except OSError as error:
         raise DataError(f"{name} cannot be prepared in {folder}: {error}") from error
@@ -127,6 +130,30 @@ def _answer(url: str) -> Exception | None:
     thread.start()
     thread.join(ANSWER_SECONDS)
     return found[0] if found else TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
+
+
+def _wrong_checksum(name: str, url: str, archive: Path, expected: Any, tfds_says: str) -> str:
+    """What is wrong with an archive; it is removed unless it was put there by hand."""
+    place = re.search(r"downloaded to (.+), has wrong checksum", tfds_says)
+    file = Path(place[1]) if place else archive
+    if not file.exists():
+        return f"the archive of {name} is not the published one: {tfds_says}"
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        got = hashlib.file_digest(content, "sha256").hexdigest()
+    hint = ": cut short" if size < expected.size else ""
+    hint = ": probably an error page" if size < expected.size / 100 else hint
+    facts = (
+        f"the archive of {name} is not the published one: expected SHA-256 {expected.checksum} and "
+        f"{expected.size:,} bytes, got SHA-256 {got} and {size:,} bytes{hint}"
+    )
+    if file == archive:
+        return f"{facts}. Delete {archive} and try again"
+    # TFDS downloads into a folder of its own, and leaves both there.
+    with contextlib.suppress(OSError):
+        file.unlink()
+        file.parent.rmdir()
+    return f"{facts}. It has been removed: try again, or fetch {url} and put it at {archive}"
 
 
 def _unreachable(name: str, folder: Path, url: str, archive: Path) -> str:

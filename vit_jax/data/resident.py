@@ -1,87 +1,99 @@
 """The resident feed: all pixels in device memory; a batch is a list of indices."""
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Int
 
+from vit_jax.data.order import Order, Slots
 from vit_jax.data.source import ArraySource
-
-
-class Plan(TypedDict):
-    """What the host sends for one step."""
-
-    index: np.ndarray
-    """int32 [b], places in the source."""
-    place: np.ndarray
-    """int32 [b], 0..b-1: the example's place in the batch."""
-    mask: np.ndarray
-    """float32 [b]: 1, or 0 for padding."""
 
 
 class Batch(TypedDict):
     """What a step computes with."""
 
-    image: UInt8[Array, "b h w c"]
+    image: Array
+    """[b, h, w, c]; uint8, uint16 or float32"""
     label: Int[Array, "b"]
+    index: Int[Array, "b"]
+    """Of the example in its source."""
     place: Int[Array, "b"]
+    """0..b-1: the example's place in the batch."""
     mask: Float[Array, "b"]
+    """1, or 0 for padding and for files that hold no picture."""
 
 
 class ResidentFeed:
-    """Batches of a source as a function of the step number alone.
+    """Batches of a source that is on the devices whole: the host sends `Slots` only.
 
-    An epoch is every image once, in an order drawn from (seed, epoch), or in the source's own order
-    without a seed; its last batch is padded, with mask 0, to the size of the others.
+    Every device holds all images, or, where one is too small, its share of them; then each batch is
+    collected from all devices.
     """
 
-    def __init__(
-        self,
-        source: ArraySource,
-        batch_size: int,
-        sharding: jax.sharding.Sharding,
-        seed: int | None = None,
-    ):
+    crops_on_host = False
+
+    def __init__(self, source: ArraySource, order: Order, sharding: NamedSharding):
+        """`sharding` of the images: replicated, or split along their first axis."""
+        self.order = order
         self.num_examples = len(source)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.steps_per_epoch = -(-len(source) // batch_size)
-        self.resident = jax.device_put(
-            (np.asarray(source.images), np.asarray(source.labels)), sharding
-        )
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self.batch_size = order.batch_size
+        self.steps_per_epoch = order.steps_per_epoch
+        self.bad_images = {source.name(index): reason for index, reason in source.bad.items()}
+        self.sharding = sharding
+        self._bad = np.array(list(source.bad), np.int32)
+        shards = 1 if sharding.is_fully_replicated else sharding.mesh.size
+        padding = -len(source) % shards
+        images, labels = (_padded(array, padding) for array in (source.images, source.labels))
+        self.resident = jax.device_put((images, labels), sharding)
 
-    def plan(self, step: int) -> Plan:
-        """The batch of a step, counted from 0 over all epochs."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        index = order[step_in_epoch * self.batch_size : (step_in_epoch + 1) * self.batch_size]
-        padding = self.batch_size - len(index)
-        return {
-            "index": np.pad(index, (0, padding)).astype(np.int32),
-            "place": np.arange(self.batch_size, dtype=np.int32),
-            "mask": np.pad(np.ones(len(index), np.float32), (0, padding)),
-        }
+    def plan(self, step: int) -> Slots:
+        """What the host sends for a step, counted from 0 over all epochs."""
+        slots = self.order.slots(step)
+        if len(self._bad):
+            slots["mask"] *= ~np.isin(slots["index"], self._bad)
+        return slots
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = np.arange(self.num_examples)
-            if self.seed is not None:
-                order = np.random.default_rng((self.seed, epoch)).permutation(order)
-            self._epoch = epoch, order
-        return self._epoch[1]
+    def gather(self, resident: tuple[Array, Array], plan: Mapping[str, Array]) -> Batch:
+        """The batch of a plan; runs inside jit, on the devices."""
+        images, labels = resident
+        index = plan["index"]
+        if self.sharding.is_fully_replicated:
+            image, label = jnp.take(images, index, axis=0), jnp.take(labels, index, axis=0)
+        else:
+            image, label = (_collect(array, index, self.sharding) for array in (images, labels))
+        index, place, mask = (plan[name] for name in ("index", "place", "mask"))
+        return {"image": image, "label": label, "index": index, "place": place, "mask": mask}
+
+    def close(self) -> None:
+        """Nothing has to be ended."""
 
 
-def gather(
-    resident: tuple[UInt8[Array, "n h w c"], Int[Array, "n"]], plan: dict[str, Array]
-) -> Batch:
-    """Pixels and labels of a plan; runs inside jit, on the device."""
-    images, labels = resident
-    return {
-        "image": jnp.take(images, plan["index"], axis=0),
-        "label": jnp.take(labels, plan["index"], axis=0),
-        "place": plan["place"],
-        "mask": plan["mask"],
-    }
+def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    array = np.asarray(array)
+    return np.pad(array, [(0, rows)] + [(0, 0)] * (array.ndim - 1)) if rows else array
+
+
+def _collect(array: Array, index: Int[Array, "b"], sharding: NamedSharding) -> Array:
+    """Rows of an array of which each device holds a share; a device ends up with its share of rows.
+
+    Each device looks up all rows, takes 0 for those it does not hold, and the devices add up: one
+    row a device and example is sent, never the array.
+    """
+    axes = sharding.spec[0]
+
+    def local(share: Any, index: Any) -> Any:
+        first = jax.lax.axis_index(axes) * share.shape[0]
+        inside = (index >= first) & (index < first + share.shape[0])
+        rows = jnp.take(share, jnp.where(inside, index - first, 0), axis=0)
+        rows = jnp.where(inside.reshape(-1, *[1] * (rows.ndim - 1)), rows, jnp.zeros_like(rows))
+        return jax.lax.psum_scatter(rows, axes, scatter_dimension=0, tiled=True)
+
+    replicated = jax.sharding.PartitionSpec()
+    mapped = jax.shard_map(
+        local, mesh=sharding.mesh, in_specs=(sharding.spec, replicated), out_specs=sharding.spec
+    )
+    return mapped(array, index)

@@ -1,22 +1,80 @@
 """Images and labels of TFDS data sets, read without TensorFlow.
 
-A prepared set is decoded once into two arrays, kept as .npy files beside the data (or, where that
-folder cannot be written, in the user's cache folder), so later runs start at once.
+A set of one image size is decoded once into two arrays, kept as .npy files beside the data (or,
+where that folder cannot be written, in the user's cache folder), so later runs start at once. Sets
+of other sizes are decoded as they are read.
 """
 
 import difflib
-import io
+import itertools
 import os
 import stat
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.source import ArraySource, DataError, digest
+from vit_jax.data.cache import cache_folder
+from vit_jax.data.decode import opened
+from vit_jax.data.encoded import FileSource, contents_digest, pixels_of
+from vit_jax.data.mapped import array_digest, map_file
+from vit_jax.data.source import ArraySource, DataConfig, DataError, declared_size, digest
+from vit_jax.data.splits import parse_split, usual_name
+from vit_jax.data.tfds_records import (
+    check_labels,
+    description_digest,
+    first_line,
+    image_of,
+    label_of,
+    locate_records,
+    read_examples,
+    read_labels,
+    whole_file,
+)
+
+PART = 1024
+"""Examples that are decoded in one go."""
+
+
+def tfds_source(config: DataConfig, split: str) -> ArraySource | FileSource:
+    """A whole split of the TFDS set that `config.name` means.
+
+    Its images as arrays where they have the size asked for, or where none is; else its records,
+    decoded and resized to `config.image_size` as they are read.
+
+    Raises:
+      DataError: see `tfds_arrays`; or a record cannot be read.
+    """
+    name = _set_name(config)
+    size = declared_size(config)
+    if size is None:
+        return tfds_arrays(name, split, config.root)
+    builder = _prepared_builder(name, config.root)
+    image_key, label_key = _supervised_keys(builder)
+    shape = builder.info.features[image_key].shape
+    if None not in shape and size == tuple(shape[:2]):
+        return tfds_arrays(name, split, config.root)
+    split = _split_of(builder, split)
+    train_split = _split_of(builder, parse_split(config.train_split)[0])
+    records = locate_records(builder, split, image_key)
+    labels = read_labels(builder, split, label_key)
+    class_names = tuple(builder.info.features[label_key].names)
+    pixels = pixels_of(config, locate_records(builder, train_split, image_key))
+    contents = contents_digest(records)
+    fingerprint = digest(builder.info.full_name, split, labels.tobytes(), contents, pixels)
+    return FileSource(records, labels, class_names, fingerprint, pixels)
+
+
+def tfds_splits(config: DataConfig) -> list[str]:
+    """The splits of the TFDS set, by their usual names.
+
+    Raises:
+      DataError: TFDS knows no such set, or it is not on disk.
+    """
+    builder = _prepared_builder(_set_name(config), config.root)
+    return [usual_name(split) for split in builder.info.splits]
 
 
 def tfds_arrays(name: str, split: str, root: str | None) -> ArraySource:
@@ -29,18 +87,16 @@ def tfds_arrays(name: str, split: str, root: str | None) -> ArraySource:
         with one label, or its images differ in size.
     """
     builder = _prepared_builder(name, root)
-    if split not in builder.info.splits:
-        raise DataError(
-            f"split {split!r} of {name}: there are {', '.join(map(repr, builder.info.splits))}"
-        )
+    split = _split_of(builder, split)
     image_key, label_key = _supervised_keys(builder)
-    label_feature = builder.info.features[label_key]
-    images, labels = _cached(builder, split, image_key, label_key)
+    images, labels = _decoded(builder, split, image_key, label_key)
     return ArraySource(
         images,
         labels,
-        class_names=tuple(label_feature.names),
-        fingerprint=digest(builder.info.full_name, split, images.shape, _checksum(images, labels)),
+        class_names=tuple(builder.info.features[label_key].names),
+        fingerprint=digest(
+            builder.info.full_name, split, images.shape, array_digest(images, labels)
+        ),
     )
 
 
@@ -63,7 +119,7 @@ def _prepared_builder(name: str, root: str | None) -> Any:
         raise DataError(f"TFDS knows no data set {name!r}{hint}") from error
     except (ValueError, AssertionError) as error:
         # TFDS's own words for a malformed name, config or version.
-        raise DataError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
+        raise DataError(f"TFDS cannot open {name!r}: {first_line(error)}") from error
     if builder.info.splits:
         return builder
     if name not in ("cifar10", "cifar100"):
@@ -91,125 +147,104 @@ def _supervised_keys(builder: Any) -> tuple[str, str]:
         raise DataError(
             f"{builder.name} has no image with one class label; its features are {features}"
         )
+    dtype = np.dtype(features[image_key].np_dtype).name
+    if dtype not in ("uint8", "uint16"):
+        raise DataError(
+            f"{builder.name} keeps {dtype} pixels as the bytes of other pictures: only uint8 and "
+            "uint16 images can be read"
+        )
     return image_key, label_key
 
 
-def _cached(
+def _set_name(config: DataConfig) -> str:
+    return config.name.removeprefix("tfds:")
+
+
+def _split_of(builder: Any, split: str) -> str:
+    """The set's own name of a split: "validation" for "val"."""
+    splits = list(builder.info.splits)
+    if split in splits:
+        return split
+    for own in splits:
+        if usual_name(own) == usual_name(split):
+            return own
+    there = ", ".join(map(repr, splits))
+    raise DataError(f"split {split!r} of {builder.name}: there are {there}")
+
+
+def _decoded(
     builder: Any, split: str, image_key: str, label_key: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images [n, h, w, c] and labels [n] of a split, from the cache or decoded into it."""
-    folder = _cache_folder(builder)
+    folder = _decoded_folder(builder)
     files = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     try:
-        return np.load(files[0], mmap_mode="r"), np.load(files[1])
-    except (OSError, ValueError):
+        return map_file(files[0]), np.load(files[1])
+    except (OSError, ValueError, EOFError):
         pass  # not there yet, or damaged: decoded below, and written anew
-    records = list(_records(builder, split))
-    expected = builder.info.splits[split].num_examples
-    if len(records) != expected:
-        raise DataError(
-            f"split {split!r} in {builder.data_dir} holds {len(records)} images, but its "
-            f"dataset_info.json says {expected}: delete the folder and prepare it again"
-        )
+    with whole_file(files[0]) as temporary:
+        labels = _decode_into(temporary, builder, split, image_key, label_key)
+    with whole_file(files[1]) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, labels)
+    return map_file(files[0]), labels
+
+
+def _decode_into(
+    file: Path, builder: Any, split: str, image_key: str, label_key: str
+) -> np.ndarray:
+    """Write the images of a split to an .npy file, [n, h, w, c]; returns the labels [n]."""
+    images, labels = None, []
+    for example, image in _images(read_examples(builder, split), split, image_key):
+        if images is None:
+            shape = (builder.info.splits[split].num_examples, *image.shape)
+            images = np.lib.format.open_memmap(file, "w+", image.dtype, shape)
+        if image.shape != images.shape[1:] or image.dtype != images.dtype:
+            raise DataError(
+                f"the images of {builder.name} differ in size or kind, such as {_words(images[0])} "
+                f"and {_words(image)}: set data.image_size, to which all are resized"
+            )
+        images[len(labels)] = image
+        labels.append(label_of(example, label_key))
+    if images is None:
+        raise DataError(f"split {split!r} of {builder.name} is empty")
+    images.flush()
+    return check_labels(builder, split, label_key, labels)
+
+
+def _images(
+    examples: Iterator[Any], split: str, image_key: str
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """The examples, each with its decoded image; some at a time, in threads."""
+    number = 0
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda record: _decode(record, image_key), records))
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise DataError(
-            f"the images of {builder.name} differ in size ({len(shapes)} shapes, such as "
-            f"{sorted(shapes)[:3]}); a set held in device memory needs one size"
-        )
-    labels = [record.features.feature[label_key].int64_list.value[0] for record in records]
-    classes = builder.info.features[label_key].num_classes
-    if not all(0 <= label < classes for label in labels):
-        raise DataError(
-            f"split {split!r} of {builder.name} has labels outside 0..{classes - 1}, as splits "
-            "without labels do: choose another split"
-        )
-    _write_whole(files[0], np.stack(images))
-    _write_whole(files[1], np.array(labels, np.int32))
-    return np.load(files[0], mmap_mode="r"), np.load(files[1])
+        while part := list(itertools.islice(examples, PART)):
+            names = [f"{split}/{number + place:06d}" for place in range(len(part))]
+            keys = itertools.repeat(image_key)
+            yield from zip(part, pool.map(_decode, part, keys, names), strict=True)
+            number += len(part)
 
 
-def _cache_folder(builder: Any) -> Path:
+def _words(image: np.ndarray) -> str:
+    return f"{list(image.shape)} {image.dtype}"
+
+
+def _decode(example: Any, image_key: str, name: str) -> np.ndarray:
+    """The image as it is stored, [h, w, c]."""
+    try:
+        stream = image_of(example, image_key)
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror}") from error
+    with opened(stream, name, DataConfig.max_pixels) as image:
+        array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _decoded_folder(builder: Any) -> Path:
     beside = Path(builder.data_dir)
     # The mode bits as well, because root may write to a folder its owner has marked read-only.
     if os.access(beside, os.W_OK) and beside.stat().st_mode & stat.S_IWUSR:
         folder = beside / "vit_jax_decoded"
     else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax"
-        # A set prepared anew at the same place has another description, at least a younger one.
-        info = beside / "dataset_info.json"
-        folder = cache / digest(str(beside.resolve()), info.read_text(), info.stat().st_mtime_ns)
+        folder = cache_folder() / description_digest(builder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _write_whole(file: Path, array: np.ndarray) -> None:
-    """Write under another name, then rename: the file is whole or not there."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
-        np.save(stream, array)
-    os.replace(temporary, file)
-
-
-def _decode(record: Any, image_key: str) -> np.ndarray:
-    from PIL import Image
-
-    encoded = record.features.feature[image_key].bytes_list.value[0]
-    image = np.asarray(Image.open(io.BytesIO(encoded)))
-    return image if image.ndim == 3 else image[..., None]
-
-
-def _records(builder: Any, split: str) -> Iterator[Any]:
-    """The examples of a split as protocol buffers, in the order of the files."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    info = builder.info.splits[split]
-    read = (
-        _read_tfrecord
-        if str(info.filename_template.filetype_suffix) == "tfrecord"
-        else _read_array_record
-    )
-    for path in info.filepaths:
-        for raw in _complete(read, str(path)):
-            yield tf_example_pb2.Example.FromString(raw)  # pyrefly: ignore[missing-attribute]
-
-
-def _complete(read: Callable[[str], Iterator[bytes]], path: str) -> Iterator[bytes]:
-    """The records of a file; a DataError that names it where it is missing or damaged."""
-    try:
-        yield from read(path)
-    except (OSError, OverflowError, RuntimeError, struct.error) as error:
-        raise DataError(
-            f"{path} cannot be read ({_first_line(error)}): delete its folder and prepare it again"
-        ) from error
-
-
-def _read_array_record(path: str) -> Iterator[bytes]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(path)
-    yield from reader.read_all()
-    reader.close()
-
-
-def _read_tfrecord(path: str) -> Iterator[bytes]:
-    """A record: its length (u64), its checksum (u32), the bytes, their checksum (u32)."""
-    with open(path, "rb") as file:
-        while header := file.read(12):
-            (length,) = struct.unpack("<Q", header[:8])
-            data = file.read(length)
-            if len(data) != length or len(file.read(4)) != 4:
-                raise DataError(f"{path} is truncated: a record of {length} bytes is not complete")
-            yield data
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
-
-
-def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
-    """Of all labels and 256 images spread over the set: quick, and different for different data."""
-    spread = np.linspace(0, len(labels) - 1, 256).astype(int)
-    return digest(images[np.unique(spread)].tobytes(), labels.tobytes())

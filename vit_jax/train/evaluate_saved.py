@@ -1,15 +1,17 @@
 """Evaluate what is on disk: a run folder, or published weights."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
 
 from vit_jax.config import Config
-from vit_jax.data.catalog import open_source
-from vit_jax.data.resident import ResidentFeed
-from vit_jax.data.source import ArraySource, DataConfig, DataError
+from vit_jax.data.catalog import AnySource, open_source, open_splits
+from vit_jax.data.feeds import make_feed, settle
+from vit_jax.data.order import Order
+from vit_jax.data.source import DataConfig, DataError
 from vit_jax.runs.folder import RunError, is_run_folder
-from vit_jax.sharding import make_mesh, replicated, select_devices
+from vit_jax.sharding import batch_sharded, make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.setup import compile_eval_step, make_recipe
 from vit_jax.train.state import Params
@@ -42,18 +44,30 @@ def evaluate_saved(
         config, names, params, label = _from_run(path, data, checkpoint)
     else:
         config, names, params, label = _from_weights(source, data)
-    split = split or config.data.test_split or config.data.eval_split
-    if split is None:
-        raise RunError(f"{source} has no test split and no held-out split: name one")
-    images = open_source(config.data, split)
+    use, images = _images(config.data, split, os.fspath(source))
     _check_classes(config, names, images, os.fspath(source))
 
     mesh = make_mesh(select_devices(config.device))
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    feed = ResidentFeed(images, batch_size, replicated(mesh))
+    settled, resident = settle(config.data, {use: images}, replicated(mesh), batch_sharded(mesh))
+    order = Order(len(images), batch_size)
+    feed = make_feed(config.data, settled[use], order, resident, evaluates=True)
     recipe = make_recipe(config, total_steps=1, steps_per_epoch=1)
-    step = compile_eval_step(recipe, mesh, config.parallel)
-    return f"{label}, {split}", evaluate(step, params, feed)
+    step = compile_eval_step(recipe, mesh, config.parallel, feed)
+    with contextlib.closing(feed):
+        return f"{label}, {use}", evaluate(step, {"": params}, feed)[""]
+
+
+def _images(data: DataConfig, split: str | None, source: str) -> tuple[str, AnySource]:
+    """The split to evaluate on, and what it is called."""
+    if split:
+        return split, open_source(data, split)
+    opened = open_splits(data)
+    use = "test" if "test" in opened else "eval"
+    if use not in opened:
+        raise RunError(f"{source} has no test split and no held-out split: name one")
+    name = data.test_split if use == "test" else data.eval_split
+    return use if name in (None, "auto") else name, opened[use]
 
 
 def _from_run(
@@ -63,7 +77,10 @@ def _from_run(
     there = run.config.data
     if data is not None:
         size = there.image_size or run.model.image_size
-        data = dataclasses.replace(data, mean=there.mean, std=there.std, image_size=size)
+        channels = run.model.channels
+        data = dataclasses.replace(
+            data, mean=there.mean, std=there.std, image_size=size, channels=channels
+        )
     # Wherever it was trained, it is evaluated on what is here.
     config = dataclasses.replace(run.config, data=data or there, device="auto")
     return config, run.class_names, run.params, f"{path}, checkpoint {run.step}"
@@ -75,13 +92,16 @@ def _from_weights(
     model, variables, spec = load_pretrained(source)
     if data is None:
         raise DataError(f"{source}: name the data to evaluate on, as --data NAME or --data FOLDER")
-    data = dataclasses.replace(data, mean=spec.mean, std=spec.std, image_size=spec.image_size)
+    channels = model.channels
+    data = dataclasses.replace(
+        data, mean=spec.mean, std=spec.std, image_size=spec.image_size, channels=channels
+    )
     config = Config(model=model, data=data)
     return config, spec.class_names, variables["params"], os.fspath(source)
 
 
 def _check_classes(
-    config: Config, names: tuple[str, ...] | None, images: ArraySource, source: str
+    config: Config, names: tuple[str, ...] | None, images: AnySource, source: str
 ) -> None:
     """Raise a DataError where the model's outputs do not stand for the data's classes."""
     outputs, classes = config.model.num_classes, images.class_names

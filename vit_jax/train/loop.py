@@ -3,24 +3,21 @@
 import contextlib
 import dataclasses
 import json
-import platform
 import signal
 import time
-from importlib.metadata import version
 from typing import Any, Literal
 
-import vit_jax
 from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json, to_json
-from vit_jax.models import forward_flops
+from vit_jax.data.source import DataError
+from vit_jax.data.streaming import WorkerError
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
-from vit_jax.runs.metrics import read_rows
-from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation, evaluate
-from vit_jax.train.report import Report
-from vit_jax.train.setup import Job, input_shape
+from vit_jax.train.report import Report, TrainingError
+from vit_jax.train.setup import Job
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
+from vit_jax.train.summary import chosen, draw, introduce, list_bad_images, say_farewell, summarise
 
 Resume = Literal["auto", "must", "never"]
 
@@ -49,19 +46,21 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(folder.checkpoints, job.config.keep_checkpoints)
         stack.callback(checkpoints.close)
+        for feed in job.feeds:
+            stack.callback(feed.close)
         state, notes = _start(job, folder, checkpoints, resume)
         start = int(state.step)
         if finished := _finished(job, folder, start):
             return finished
         folder.write_text("config.json", to_json(job.config))
+        folder.write_json("data.json", job.data_facts)
         report = Report(job, folder, start, notes.get("sums"))
         stack.callback(report.close)
-        _introduce(job, folder, report, start)
+        introduce(job, folder, report, start)
         stop = stack.enter_context(StopRequest())
 
         for step in range(start, job.total_steps):
-            with report.waiting_for_input():
-                plan = job.train_feed.plan(step)
+            plan = _next_plan(job, report, checkpoints, state, step)
             dispatched = time.perf_counter()
             state, metrics = job.train_step(state, job.train_feed.resident, plan)
             report.step(step + 1, dispatched, metrics)
@@ -74,18 +73,37 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         done = int(state.step)
         results = {}
         if done == job.total_steps and job.test_feed:
-            results = _evaluate(job, state, job.test_feed)
+            results = _test(job, state, job.test_feed)
             report.evaluation("test", done, results)
+        list_bad_images(job, folder, report)
         status = "complete" if done == job.total_steps else "stopped"
-        summary = _summarise(job, folder, report, status, done, results)
+        summary = summarise(job, folder, report, status, done, results)
         summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
         if status == "complete" and job.eval_feed and not results:
             results = _evaluate(job, state, job.eval_feed)  # for the confusion matrix
-        _draw(job, folder, results)
+        draw(job, folder, results)
         if status == "complete":
-            _say_farewell(folder, report, summary, checkpoints.best_step())
+            say_farewell(folder, report, summary, checkpoints.best_step())
         return Outcome(summary, stop.signal if status == "stopped" else None)
+
+
+def _next_plan(
+    job: Job, report: Report, checkpoints: Checkpoints, state: TrainState, step: int
+) -> Any:
+    """What the feed sends for a step; if it cannot, what has been learnt is saved first."""
+    try:
+        with report.waiting_for_input():
+            return job.train_feed.plan(step)
+    except (DataError, WorkerError) as error:
+        report.flush()
+        if step not in (0, checkpoints.latest_step()):
+            checkpoints.save(step, state, _notes(job, report), None)
+            checkpoints.wait()
+        raise TrainingError(
+            f"{error} (step {step}; the run folder holds the steps before it, and the same "
+            "command goes on from there)"
+        ) from error
 
 
 def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
@@ -128,10 +146,14 @@ def _between_steps(
     if evaluates and job.eval_feed:
         results = _evaluate(job, state, job.eval_feed)
         report.evaluation("eval", done, results)
-        score = _chosen(results).accuracy
+        score = chosen(results).accuracy
     if saves:
-        notes = {"sums": report.sums, "class_names": job.class_names, "data": job.fingerprints}
-        checkpoints.save(done, state, notes, score)
+        checkpoints.save(done, state, _notes(job, report), score)
+
+
+def _notes(job: Job, report: Report) -> dict[str, Any]:
+    """What a checkpoint holds besides the state."""
+    return {"sums": report.sums, "class_names": job.class_names, "data": job.fingerprints}
 
 
 def _start(
@@ -181,109 +203,15 @@ def _check_same_run(old: Config, new: Config, folder: RunFolder) -> None:
 
 def _evaluate(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
     """Results of the trained weights, under "", and of their moving average, under "_ema"."""
-    results = {"": evaluate(job.eval_step, state.params, feed)}
-    if state.ema is not None:
-        results["_ema"] = evaluate(job.eval_step, state.ema, feed)
+    weights = {"": state.params} if state.ema is None else {"": state.params, "_ema": state.ema}
+    return evaluate(job.eval_step, weights, feed)
+
+
+def _test(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
+    """The same, and under the name of the test-time augmentation what it makes of them."""
+    results = _evaluate(job, state, feed)
+    if job.config.test_time != "none":
+        weights = state.params if state.ema is None else state.ema
+        name = f"_{job.config.test_time}"
+        results |= evaluate(job.test_time_step, {name: weights}, feed)
     return results
-
-
-def _chosen(results: dict[str, Evaluation]) -> Evaluation:
-    """The moving average's results where there is one: those are the weights to use."""
-    return results.get("_ema", results[""])
-
-
-def _introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
-    config, model = job.config, job.config.model
-    devices = f"{len(job.devices)} {job.devices[0].device_kind}"
-    report.say(f"Run folder: {folder.path}")
-    report.say(
-        f"ViT width {model.width}, depth {model.depth}, heads {model.num_heads}, patch "
-        f"{model.patch_size}: {job.parameters:,} parameters, {model.dtype}, on {devices}"
-    )
-    report.say(
-        f"{config.data.name}: {job.train_feed.num_examples:,} images to train on, "
-        f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
-        f"{job.epochs:.3g} epochs"
-    )
-    if config.pretrained and not start:
-        report.say(f"Starting from the weights in {config.pretrained}")
-        for change in job.changes:
-            report.say(f"  {change}")
-    if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
-        report.say(f"WARNING: {advice}")
-    if config.optim.warmup_epochs > job.epochs:
-        report.say(
-            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this "
-            "training: the learning rate rises to its end without reaching the peak"
-        )
-    if start:
-        report.say(f"Going on from the checkpoint at step {start}")
-
-
-def _summarise(
-    job: Job,
-    folder: RunFolder,
-    report: Report,
-    status: str,
-    done: int,
-    test: dict[str, Evaluation],
-) -> dict[str, Any]:
-    model = job.config.model
-    height, width, channels = input_shape(model)
-    evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
-    last = evaluations[-1] if evaluations else {}
-    result = _chosen(test) if test else None
-    return {
-        "status": status,
-        "steps": done,
-        "epochs": done / job.steps_per_epoch,
-        "parameters": job.parameters,
-        "train_flops_per_image": 3 * forward_flops(model, (height, width), channels),
-        "train_images_per_second": report.images_per_second,
-        "seconds_to_first_step": report.seconds_to_first_step,
-        **{f"seconds_{name}": value for name, value in report.seconds.items()},
-        "eval_accuracy": last.get("accuracy_ema", last.get("accuracy")),
-        "test_accuracy": result and result.accuracy,
-        "test_loss": result and result.loss,
-        "test_examples": result and result.examples,
-        "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
-        "class_names": list(job.class_names),
-        "versions": {
-            "vit_jax": vit_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax")},
-            "orbax-checkpoint": version("orbax-checkpoint"),
-        },
-        "device_kind": job.devices[0].device_kind,
-        "device_count": len(job.devices),
-    }
-
-
-def _draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
-    from vit_jax.pictures.confusion import draw_confusion
-    from vit_jax.pictures.curves import draw_curves
-
-    folder.pictures.mkdir(exist_ok=True)
-    draw_curves(read_rows(folder.path), folder.pictures / "curves.png")
-    if test:
-        confusion = _chosen(test).confusion
-        draw_confusion(confusion, job.class_names, folder.pictures / "confusion_matrix.png")
-
-
-def _say_farewell(
-    folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
-) -> None:
-    speed = summary["train_images_per_second"]
-    report.say(
-        f"Done in {summary['seconds_total']:.1f} s"
-        + (f": {speed:,.0f} img/s in training" if speed else "")
-        + f", {summary['seconds_input_wait']:.2f} s waiting for input"
-    )
-    if summary["test_examples"]:
-        report.say(
-            f"Test accuracy: {summary['test_accuracy']:.2%} of {summary['test_examples']:,} images"
-        )
-    if best_step is not None:
-        report.say(f"Best held-out accuracy among the checkpoints: step {best_step}")
-    report.say(f"Pictures: {folder.pictures}")
-    report.say(f"Evaluate again: vit-jax evaluate {folder.path}")

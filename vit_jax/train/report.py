@@ -72,11 +72,16 @@ class Report:
         row: dict[str, Any] = self._row(done, split)
         for suffix, result in results.items():
             row |= {f"loss{suffix}": result.loss, f"accuracy{suffix}": result.accuracy}
+            row[f"top5_accuracy{suffix}"] = result.top5_accuracy
+            row[f"calibration_error{suffix}"] = result.calibration_error
         self.writer.write(row)
         text = f"loss {results[''].loss:.4f}  accuracy {results[''].accuracy:.2%}"
         if "_ema" in results:
             mean = results["_ema"]
             text += f"  averaged weights {mean.loss:.4f}  {mean.accuracy:.2%}"
+        for name in ("mirror", "shifts"):
+            if f"_{name}" in results:
+                text += f"  with {name} {results[f'_{name}'].accuracy:.2%}"
         self.say(f"{self._where(done)}  {split:<5}  {text}")
         for result in results.values():
             if result.only_prediction is not None:

@@ -7,29 +7,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, ConfigError, check_ranges
-from vit_jax.data.catalog import open_source
-from vit_jax.data.resident import ResidentFeed, gather
-from vit_jax.data.source import ArraySource, channel_statistics, check_classes
-from vit_jax.models import ViT, parameter_count
-from vit_jax.models.patches import pair
+from vit_jax.config import Config, check_ranges
+from vit_jax.data.catalog import open_splits
+from vit_jax.data.check import check_data
+from vit_jax.data.check_report import log_lines
+from vit_jax.data.feeds import AnySource, Feed, make_feed, settle
+from vit_jax.data.order import Order
+from vit_jax.data.streaming import RandomCrop
+from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
+from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
 from vit_jax.sharding import (
     Parallel,
+    batch_sharded,
     check_batch,
     data_parallel,
     make_mesh,
     replicated,
     select_devices,
 )
+from vit_jax.train.fill_in import fill_in, input_shape
 from vit_jax.train.start import open_start
 from vit_jax.train.state import TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
-from vit_jax.weights.adapt import resize_statistics
-from vit_jax.weights.layout import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +46,17 @@ class Job:
     """With everything filled in that follows from data and devices."""
     class_names: tuple[str, ...]
     fingerprints: dict[str, str]
-    train_feed: ResidentFeed
-    eval_feed: ResidentFeed | None
-    test_feed: ResidentFeed | None
+    data_facts: dict[str, Any]
+    """What data.json of the run folder holds: examples, classes and more by use."""
+    train_feed: Feed
+    eval_feed: Feed | None
+    test_feed: Feed | None
     total_steps: int
     devices: list[jax.Device]
     sharding: jax.sharding.Sharding
     """Of the state: every device holds it whole."""
+    data_notes: tuple[str, ...]
+    """What the short form of the data check found, a line each."""
     changes: tuple[str, ...]
     """What was done to pretrained weights to make them fit, a line each."""
     state_shapes: TrainState
@@ -56,6 +64,8 @@ class Job:
     initial_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
     eval_step: Callable[[Any, Any, Any], Counts]
+    test_time_step: Callable[[Any, Any, Any], Counts]
+    """The same, averaged over the views that the config asks for."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,6 +79,15 @@ class Job:
     def parameters(self) -> int:
         height, width, channels = input_shape(self.config.model)
         return parameter_count(self.config.model, (height, width), channels)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        return [feed for feed in (self.train_feed, self.eval_feed, self.test_feed) if feed]
+
+    @property
+    def bad_images(self) -> dict[str, str]:
+        """Files that held no picture, by name, and why; as far as they have been met."""
+        return {name: why for feed in self.feeds for name, why in feed.bad_images.items()}
 
     def is_due(self, done: int, every_epochs: float) -> bool:
         """Whether what is done every so many epochs, and at the end, is due after `done` steps."""
@@ -99,13 +118,14 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     start = open_start(config, overridden, stored)
     if start:
         config = start.config
-    splits = _open_splits(config)
+    sharding = replicated(mesh)
+    opened = open_splits(config.data)
+    splits, resident = settle(config.data, opened, sharding, batch_sharded(mesh))
     train = splits["train"]
-    config = _fill_in(config, train, devices[0].platform, start.pixels if start else None)
+    config = fill_in(config, train, devices, start.pixels if start else None)
     params, changes = start.read(config, train.class_names) if start else (None, ())
 
-    sharding = replicated(mesh)
-    feeds = _make_feeds(config, splits, sharding)
+    feeds = {use: _feed(config, use, source, resident) for use, source in splits.items()}
     steps_per_epoch = feeds["train"].steps_per_epoch
     total_steps = config.steps or max(1, round((config.epochs or 0) * steps_per_epoch))
     recipe = make_recipe(config, total_steps, steps_per_epoch)
@@ -113,7 +133,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         init_state,
         recipe.model,
         recipe.optimizer,
-        image_shape=train.images.shape[1:],
+        image_shape=train.image_shape,
         ema=recipe.ema_decay is not None,
     )
     key = stream_key(config.seed, INIT)
@@ -125,111 +145,78 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         config=config,
         class_names=train.class_names,
         fingerprints={name: source.fingerprint for name, source in splits.items()},
+        data_facts={use: _facts(source, feeds[use]) for use, source in splits.items()},
         train_feed=feeds["train"],
         eval_feed=feeds.get("eval"),
         test_feed=feeds.get("test"),
         total_steps=total_steps,
         devices=devices,
         sharding=sharding,
+        data_notes=tuple(log_lines(check_data(config.data, full=False))),
         changes=changes,
         state_shapes=shapes,
         initial_state=lambda: jax.jit(initial_state, out_shardings=sharding)(key, params=params),
-        train_step=compile_train_step(recipe, mesh, config.parallel),
-        eval_step=compile_eval_step(recipe, mesh, config.parallel),
+        train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"]),
+        eval_step=compile_eval_step(recipe, mesh, config.parallel, feeds["train"]),
+        test_time_step=compile_eval_step(
+            recipe, mesh, config.parallel, feeds["train"], config.test_time
+        ),
     )
 
 
-def compile_train_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callable[..., Any]:
-    """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused."""
+def compile_train_step(
+    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed
+) -> Callable[..., Any]:
+    """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused.
+
+    `resident` and `plan` are those of the feed, or of another of its kind.
+    """
+    if feed.crops_on_host:
+        augment = dataclasses.replace(recipe.augment, crop_area=None)
+        recipe = dataclasses.replace(recipe, augment=augment)
 
     def step(state, resident, plan, axis_name=None):
-        return train_step(state, gather(resident, plan), recipe, axis_name)
+        return train_step(state, feed.gather(resident, plan), recipe, axis_name)
 
-    return data_parallel(step, mesh, parallel, donate=True)
+    return data_parallel(step, mesh, parallel, donate=True, resident=feed.sharding)
 
 
-def compile_eval_step(recipe: Recipe, mesh: Mesh, parallel: Parallel) -> Callable[..., Any]:
-    """(params, resident, plan) -> counts."""
+def compile_eval_step(
+    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed, test_time: TestTime = "none"
+) -> Callable[..., Any]:
+    """(params, resident, plan) -> counts; `resident` and `plan` as for the training step."""
 
     def step(params, resident, plan, axis_name=None):
-        return eval_step(params, gather(resident, plan), recipe, axis_name)
+        return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
 
-    return data_parallel(step, mesh, parallel)
+    return data_parallel(step, mesh, parallel, resident=feed.sharding)
 
 
-def _make_feeds(
-    config: Config, splits: dict[str, ArraySource], sharding: jax.sharding.Sharding
-) -> dict[str, ResidentFeed]:
-    """One feed a split; that of "train" is shuffled."""
-    seeds = {"train": config.seed}
+def _feed(
+    config: Config, use: str, source: AnySource, resident: jax.sharding.NamedSharding | None
+) -> Feed:
+    """The feed of a split; that of "train" is shuffled and cropped at random."""
+    if use != "train":
+        order = Order(len(source), config.batch_size)
+        return make_feed(config.data, source, order, resident, evaluates=True)
+    augment = config.augment
+    order = Order(len(source), config.batch_size, config.seed, augment.repeats)
+    crop = None
+    if augment.crop_area is not None:
+        crop = RandomCrop(augment.crop_area, augment.crop_ratio, config.seed)
+    return make_feed(config.data, source, order, resident, crop)
+
+
+def _facts(source: AnySource, feed: Feed) -> dict[str, Any]:
+    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return {
-        use: ResidentFeed(source, config.batch_size, sharding, seeds.get(use))
-        for use, source in splits.items()
+        "examples": len(source),
+        "classes": dict(zip(source.class_names, counts, strict=True)),
+        "image_shape": list(source.image_shape),
+        "dtype": str(source.dtype),
+        "feed": "streaming" if feed.sharding is None else "resident",
+        "fingerprint": source.fingerprint,
     }
-
-
-def _open_splits(config: Config) -> dict[str, ArraySource]:
-    """The splits that the config names, by use: "train", and "eval" and "test" where wanted."""
-    data = config.data
-    names = {"train": data.train_split, "eval": data.eval_split, "test": data.test_split}
-    splits = {use: open_source(data, split) for use, split in names.items() if split}
-    if "train" not in splits:
-        raise ConfigError("data.train_split is empty: name the images to train on")
-    check_classes(list(splits.values()))
-    return splits
-
-
-def _fill_in(
-    config: Config, train: ArraySource, platform: str, pixels: Preprocessing | None
-) -> Config:
-    """The config with what follows from the data (shapes, classes, statistics) and the devices.
-
-    The statistics are those of pretrained weights, `pixels`, where there are any.
-    """
-    model, data = config.model, config.data
-    _, height, width, channels = train.images.shape
-    classes = len(train.class_names)
-    if model.num_classes not in (None, classes):
-        raise ConfigError(
-            f"model.num_classes={model.num_classes}, but {data.name} has {classes} classes: leave "
-            "it out, it follows from the data"
-        )
-    if model.dtype is not None and config.dtype not in ("auto", model.dtype):
-        raise ConfigError(
-            f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
-            "follows from it"
-        )
-    mean, std = data.mean, data.std
-    if mean is None or std is None:
-        if pixels is None:
-            statistics = channel_statistics(train.images)
-        else:
-            statistics = [resize_statistics(x, channels) for x in (pixels.mean, pixels.std)]
-        mean, std = mean or statistics[0], std or statistics[1]
-    if not len(mean) == len(std) == channels or min(std) <= 0:
-        raise ConfigError(
-            f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
-            f"{channels} numbers, and those of std above 0"
-        )
-    dtype = model.dtype or config.dtype
-    if dtype == "auto":
-        dtype = "float32" if platform == "cpu" else "bfloat16"
-    model = dataclasses.replace(
-        model,
-        num_classes=classes,
-        image_size=(height, width) if model.image_size is None else model.image_size,
-        channels=channels if model.channels is None else model.channels,
-        dtype=dtype,
-    )
-    data = dataclasses.replace(data, mean=mean, std=std)
-    return dataclasses.replace(config, model=model, data=data, dtype=dtype)
-
-
-def input_shape(model: ViT) -> tuple[int, int, int]:
-    """(h, w, c) of the images of a model whose size and channels are filled in."""
-    assert model.image_size is not None
-    assert model.channels is not None
-    return (*pair(model.image_size), model.channels)
 
 
 def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recipe:
@@ -242,6 +229,8 @@ def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recip
         optimizer=make_optimizer(config.optim, schedule, steps_per_epoch),
         schedule=schedule,
         augment=config.augment,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
         mean=config.data.mean,
         std=config.data.std,
         label_smoothing=config.label_smoothing,

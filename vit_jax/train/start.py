@@ -90,7 +90,7 @@ def open_start(
         theirs, size, pixels = found.model, found.model.image_size, found.preprocessing
     model, lines = _override(theirs, config.model, overridden)
     data = config.data
-    if data.name == "folder" and data.image_size is None:
+    if data.name in ("folder", "csv", "huggingface") and data.image_size is None:
         data = dataclasses.replace(data, image_size=config.model.image_size or size)
     config = dataclasses.replace(config, model=model, data=data)
     return Start(config, pixels, found, () if found is None else lines)

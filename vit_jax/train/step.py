@@ -1,6 +1,7 @@
 """The two functions that run on the devices: one training step, and one batch of evaluation."""
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import jax
@@ -10,14 +11,23 @@ from jaxtyping import Array, Float
 
 from vit_jax.data.resident import Batch
 from vit_jax.models import ViT
-from vit_jax.ops.augment import AugmentConfig, augment, example_keys, normalise
-from vit_jax.ops.losses import cross_entropy
+from vit_jax.ops.augment import (
+    AugmentConfig,
+    alternating,
+    augment,
+    erase_and_mix,
+    example_keys,
+    normalise,
+)
+from vit_jax.ops.losses import cross_entropy, mixed_cross_entropy
 from vit_jax.ops.metrics import Counts, count
+from vit_jax.ops.mixing import Mixed
+from vit_jax.ops.test_time import TestTime, average_over_views
 from vit_jax.optim import ema_update, freeze_mask
 from vit_jax.train.state import Params, TrainState
 
 # Streams of randomness, each folded into the seed's key.
-INIT, AUGMENT, DROPOUT = range(3)
+INIT, AUGMENT, DROPOUT, FLIP = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Recipe:
     augment: AugmentConfig
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    steps_per_epoch: int = 1
+    total_steps: int = 1
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     freeze: tuple[str, ...] = ()
@@ -45,15 +57,14 @@ def train_step(
     Under `jax.pmap` the batch is one device's share and `axis_name` names the axis to sum over.
 
     Returns:
-      the next state, and loss (mean over the batch), correct and examples (counts),
+      the next state, and loss (mean over the batch), correct and examples (counts; of a mixed image
+      the label with the larger share is the right one),
       gradient_norm (global, of what is trained, before clipping) and learning_rate.
     """
-    augment_key, dropout_key = (stream_key(recipe.seed, n, state.step) for n in (AUGMENT, DROPOUT))
-    place = batch["place"]
+    dropout_key = stream_key(recipe.seed, DROPOUT, state.step)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
-    images = augment(example_keys(augment_key, place), batch["image"], recipe.augment)
-    images = normalise(images, recipe.mean, recipe.std)
+    mixed = prepare(batch, recipe, state.step)
     examples = _sum(batch["mask"].sum(), axis_name)
     frozen = freeze_mask(state.params, recipe.freeze)
 
@@ -62,8 +73,8 @@ def train_step(
         # only leads to it.
         params = _choose(frozen, jax.lax.stop_gradient(params), params)
         rngs = {"dropout": dropout_key}
-        logits = _logits(recipe.model, params, images, train=True, rngs=rngs)
-        losses = cross_entropy(logits, batch["label"], recipe.label_smoothing)
+        logits = _logits(recipe.model, params, mixed.images, train=True, rngs=rngs)
+        losses = _losses(logits, mixed, recipe)
         return (losses * batch["mask"]).sum() / examples, logits
 
     (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -75,7 +86,8 @@ def train_step(
     if recipe.ema_decay is not None:
         ema = _choose(frozen, ema, ema_update(ema, params, recipe.ema_decay, state.step))
 
-    correct = (logits.argmax(axis=1) == batch["label"]) * batch["mask"]
+    largest = jnp.where(mixed.weight >= 0.5, mixed.labels, mixed.partner_labels)
+    correct = (logits.argmax(axis=1) == largest) * batch["mask"]
     metrics = {
         "loss": _sum(loss, axis_name),
         "correct": _sum(correct.sum(), axis_name),
@@ -86,10 +98,32 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
-def eval_step(params: Params, batch: Batch, recipe: Recipe, axis_name: str | None = None) -> Counts:
-    """Loss and confusion matrix of a batch, summed; without augmentation, dropout or smoothing."""
+def prepare(batch: Batch, recipe: Recipe, step: Any) -> Mixed:
+    """The images of a training step as the model sees them: augmented, normalised, mixed."""
+    config = recipe.augment
+    keys = example_keys(stream_key(recipe.seed, AUGMENT, step), batch["place"])
+    mirror = None
+    if config.flip == "alternating":
+        first = example_keys(stream_key(recipe.seed, FLIP), batch["index"])
+        mirror = alternating(first, step // recipe.steps_per_epoch)
+    images = augment(keys, batch["image"], config, recipe.mean, mirror)
+    images = normalise(images, recipe.mean, recipe.std)
+    mixing_steps = recipe.total_steps - round(config.mix_off_epochs * recipe.steps_per_epoch)
+    mixing = step < mixing_steps
+    return erase_and_mix(keys, images, batch["label"], batch["mask"], config, mixing)
+
+
+def eval_step(
+    params: Params,
+    batch: Batch,
+    recipe: Recipe,
+    axis_name: str | None = None,
+    test_time: TestTime = "none",
+) -> Counts:
+    """The counts of a batch, summed; without augmentation (but `test_time`), dropout, smoothing."""
     images = normalise(batch["image"], recipe.mean, recipe.std)
-    logits = _logits(recipe.model, params, images)
+    model = functools.partial(_logits, recipe.model, params)
+    logits = average_over_views(model, images, test_time)
     return _sum(count(logits, batch["label"], batch["mask"]), axis_name)
 
 
@@ -101,6 +135,13 @@ def stream_key(seed: int, stream: int, step: Any = 0) -> jax.Array:
 def _logits(model: ViT, params: Params, images: Array, **options: Any) -> Array:
     # Flax types `apply` for all its uses; without `mutable` it returns what the module does.
     return cast(Array, model.apply({"params": params}, images, **options))
+
+
+def _losses(logits: Array, mixed: Mixed, recipe: Recipe) -> Float[Array, "b"]:
+    if not recipe.augment.mixes:
+        return cross_entropy(logits, mixed.labels, recipe.label_smoothing)
+    labels = mixed.labels, mixed.partner_labels, mixed.weight
+    return mixed_cross_entropy(logits, *labels, recipe.label_smoothing)
 
 
 def _choose(where: Params, one: Params, other: Params) -> Params:

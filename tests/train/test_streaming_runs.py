@@ -1,0 +1,247 @@
+"""Trainings on folders: the two feeds, exact resume, bad files, and workers that die."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.data.source import DataConfig, DataError
+from vit_jax.ops.augment import AugmentConfig
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.metrics import read_rows
+from vit_jax.sharding import make_mesh, replicated
+from vit_jax.train import evaluate_saved as evaluation
+from vit_jax.train import setup
+from vit_jax.train.evaluate_saved import evaluate_saved
+from vit_jax.train.loop import train
+from vit_jax.train.report import TrainingError
+from vit_jax.train.setup import set_up
+from vit_jax.weights.run_folder import load_run
+
+STEPS = 30
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """What runs on many devices is tested elsewhere; one compiles fastest."""
+    for module in (setup, evaluation):
+        monkeypatch.setattr(module, "select_devices", lambda device: jax.local_devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of 34 pictures of noise, of different sizes, and eight to validate on."""
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for number in range(42):
+        split = "train" if number < 34 else "val"
+        path = root / split / ("cat" if number % 2 else "dog") / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = rng.integers(10, 30, 2)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def config(tiny_config, photographs):
+    """Everything random switched on, in both feeds, with crops cut out of the files."""
+
+    def make(root=photographs, **fields):
+        data = DataConfig(
+            name="folder",
+            root=str(root),
+            train_split="train",
+            eval_split="val",
+            test_split=None,
+            image_size=8,
+            **{"workers": 0, **fields},
+        )
+        augment = AugmentConfig(
+            crop_area=(0.3, 1.0),
+            flip="alternating",
+            policy="randaugment",
+            erasing=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+        )
+        changes = {"data": data, "augment": augment, "batch_size": 8, "steps": STEPS}
+        return dataclasses.replace(tiny_config, **changes)
+
+    return make
+
+
+def watched(config, stop_at=None):
+    """A job that notes what its feed sends, and is asked to stop at a step."""
+    job = set_up(config)
+    plans, plan = [], job.train_feed.plan
+
+    def note(step):
+        plans.append(plan(step))
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plans[-1]
+
+    job.train_feed.plan = note
+    return job, plans
+
+
+def leaves(folder):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(load_run(folder).params)]
+
+
+def losses(folder, split="train"):
+    return {row["step"]: row["loss"] for row in read_rows(folder) if row["split"] == split}
+
+
+def test_both_feeds_take_the_files_in_the_same_order(config, photographs, tmp_path):
+    names = {}
+    for feed in ("resident", "streaming"):
+        job, plans = watched(config(feed=feed))
+        train(job, RunFolder(tmp_path / feed))
+        assert job.data_facts["train"]["feed"] == feed
+        files = sorted(path.name for path in (photographs / "train").rglob("*.png"))
+        source = setup.open_splits(job.config.data)["train"]
+        assert len(plans) == STEPS
+        names[feed] = [
+            Path(source.name(int(index))).name if real else None
+            for plan in plans
+            for index, real in zip(plan["index"], plan["mask"], strict=True)
+        ]
+        epoch = [name for name in names[feed][: 5 * 8] if name]
+        assert sorted(epoch) == files
+    assert names["resident"] == names["streaming"]
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_a_run_stopped_at_step_11_goes_on_with_the_same_batches_to_the_last_bit(
+    config, tmp_path, feed
+):
+    whole, expected = watched(config(feed=feed))
+    train(whole, RunFolder(tmp_path / "whole"))
+
+    first, before = watched(config(feed=feed), stop_at=10)
+    outcome = train(first, RunFolder(tmp_path / "parts"))
+    assert outcome.stopped_by == signal.SIGINT
+    assert outcome.summary["steps"] == 11
+    second, after = watched(config(feed=feed))
+    train(second, RunFolder(tmp_path / "parts"))
+
+    assert len(before) == 11
+    assert len(after) == STEPS - 11
+    for ours, theirs in zip(before + after, expected, strict=True):
+        for name, value in theirs.items():
+            np.testing.assert_array_equal(ours[name], value)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "parts", "eval") == losses(tmp_path / "whole", "eval")
+    for ours, theirs in zip(leaves(tmp_path / "parts"), leaves(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def copied(photographs, folder):
+    for path in photographs.rglob("*.png"):
+        target = folder / path.relative_to(photographs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
+def test_d1_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
+    config, photographs, tmp_path
+):
+    root = copied(photographs, tmp_path / "data")
+    streaming = config(root, feed="streaming")
+    job, _ = watched(streaming)
+    source = setup.open_splits(streaming.data)["train"]
+    # A file that is not met in the first two steps.
+    met = {int(i) for step in (0, 1) for i in job.train_feed.order.slots(step)["index"]}
+    torn = Path(source.name(min(set(range(34)) - met)))
+    torn.write_bytes(torn.read_bytes()[:60])
+    with pytest.raises(TrainingError, match=rf"{torn.name} cannot be decoded .*on_bad_image=skip"):
+        train(job, RunFolder(tmp_path / "run"))
+    saved = load_run(tmp_path / "run").step
+    assert saved >= 2
+    assert saved == max(losses(tmp_path / "run"))
+
+    skipping = config(root, feed="streaming", on_bad_image="skip")
+    train(set_up(skipping), RunFolder(tmp_path / "skipped"))
+    summary = json.loads((tmp_path / "skipped" / "summary.json").read_text())
+    assert summary["status"] == "complete"
+    assert summary["bad_images"] == 1
+    listed = (tmp_path / "skipped" / "bad_images.txt").read_text()
+    assert listed.startswith(f"{torn}\t{torn} cannot be decoded")
+    assert "1 file without a picture" in (tmp_path / "skipped" / "log.txt").read_text()
+    epochs = [row for row in read_rows(tmp_path / "skipped") if row["split"] == "train-epoch"]
+    assert len(epochs) == 6
+
+
+@pytest.mark.slow
+def test_r23_a_worker_that_is_killed_ends_a_run_after_a_checkpoint(config, tmp_path):
+    job, _ = watched(config(feed="streaming", workers=2))
+    plan = job.train_feed.plan
+
+    def kill_workers(step):
+        if step == 12:
+            for path in Path("/proc").glob("[0-9]*"):
+                try:
+                    parent = int((path / "stat").read_text().rpartition(") ")[2].split()[1])
+                    ours = b"spawn_main" in (path / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if parent == os.getpid() and ours:
+                    os.kill(int(path.name), signal.SIGKILL)
+        return plan(step)
+
+    job.train_feed.plan = kill_workers
+    with pytest.raises(
+        TrainingError, match=r"has died \(SIGKILL\).*lower data\.workers=2.*goes on"
+    ):
+        train(job, RunFolder(tmp_path / "run"))
+    assert load_run(tmp_path / "run").step >= 12
+    train(set_up(config(feed="streaming", workers=2)), RunFolder(tmp_path / "run"))
+    train(set_up(config(feed="streaming", workers=0)), RunFolder(tmp_path / "whole"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_d14_the_order_of_classes_is_kept_and_used(config, photographs, tmp_path, capsys):
+    train(set_up(dataclasses.replace(config(), steps=2)), RunFolder(tmp_path / "run"))
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert facts["train"]["classes"] == {"cat": 17, "dog": 17}
+    assert facts["eval"]["classes"] == {"cat": 4, "dog": 4}
+    assert facts["train"]["image_shape"] == [8, 8, 3]
+    assert load_run(tmp_path / "run").class_names == ("cat", "dog")
+    other = copied(photographs, tmp_path / "other")
+    for split in ("train", "val"):
+        (other / split / "cat").rename(other / split / "zebra")
+    data = DataConfig(name="folder", root=str(other), train_split="train")
+    # Other names in the same number are said, the same names in another order refused.
+    assert evaluate_saved(tmp_path / "run", data, "val")[1].examples == 8
+    assert "calls its classes cat, dog …, folder dog, zebra …" in capsys.readouterr().out
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    state = checkpoints.restore_weights(2, replicated(make_mesh(jax.devices()[:1])))
+    assert state[1]["class_names"] == ["cat", "dog"]
+    checkpoints.close()
+    images = setup.open_splits(load_run(tmp_path / "run").config.data)["eval"]
+    config = load_run(tmp_path / "run").config
+    with pytest.raises(DataError, match=r"in another order, \('dog', 'cat'\) instead of"):
+        evaluation._check_classes(config, ("dog", "cat"), images, "weights")
+
+
+def test_the_part_held_out_of_a_single_folder_is_the_same_in_every_run(config, photographs):
+    def auto(**fields):
+        whole = config(photographs / "train", holdout=0.25, **fields)
+        data = dataclasses.replace(whole.data, eval_split="auto", test_split="auto")
+        return set_up(dataclasses.replace(whole, data=data))
+
+    job = auto()
+    assert job.test_feed is None
+    assert job.data_facts["train"]["classes"] == {"cat": 13, "dog": 13}
+    assert job.data_facts["eval"]["classes"] == {"cat": 4, "dog": 4}
+    assert auto().fingerprints == job.fingerprints
+    assert auto(holdout_seed=1).fingerprints["eval"] != job.fingerprints["eval"]

@@ -1,0 +1,139 @@
+"""What a run says about itself before and after: lines, summary.json, pictures."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import vit_jax
+from vit_jax.models import forward_flops
+from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.metrics import read_rows
+from vit_jax.sharding import overlooked_gpu
+from vit_jax.train.evaluate import Evaluation
+from vit_jax.train.fill_in import input_shape
+from vit_jax.train.report import Report
+from vit_jax.train.setup import Job
+
+
+def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
+    """Say what is going to be trained, on what, from where."""
+    config, model = job.config, job.config.model
+    devices = f"{len(job.devices)} {job.devices[0].device_kind}"
+    report.say(f"Run folder: {folder.path}")
+    report.say(
+        f"ViT width {model.width}, depth {model.depth}, heads {model.num_heads}, patch "
+        f"{model.patch_size}: {job.parameters:,} parameters, {model.dtype}, on {devices}"
+    )
+    report.say(
+        f"{config.data.name}: {job.train_feed.num_examples:,} images to train on, "
+        f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
+        f"{job.epochs:.3g} epochs"
+    )
+    for note in job.data_notes:
+        report.say(note)
+    if config.pretrained and not start:
+        report.say(f"Starting from the weights in {config.pretrained}")
+        for change in job.changes:
+            report.say(f"  {change}")
+    if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
+        report.say(f"WARNING: {advice}")
+    if config.optim.warmup_epochs > job.epochs:
+        report.say(
+            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this "
+            "training: the learning rate rises to its end without reaching the peak"
+        )
+    if start:
+        report.say(f"Going on from the checkpoint at step {start}")
+
+
+def summarise(
+    job: Job,
+    folder: RunFolder,
+    report: Report,
+    status: str,
+    done: int,
+    test: dict[str, Evaluation],
+) -> dict[str, Any]:
+    model = job.config.model
+    height, width, channels = input_shape(model)
+    evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
+    last = evaluations[-1] if evaluations else {}
+    result = chosen(test) if test else None
+    views = job.config.test_time
+    averaged = test.get(f"_{views}")
+    return {
+        "status": status,
+        "steps": done,
+        "epochs": done / job.steps_per_epoch,
+        "parameters": job.parameters,
+        "train_flops_per_image": 3 * forward_flops(model, (height, width), channels),
+        "train_images_per_second": report.images_per_second,
+        "seconds_to_first_step": report.seconds_to_first_step,
+        **{f"seconds_{name}": value for name, value in report.seconds.items()},
+        "eval_accuracy": last.get("accuracy_ema", last.get("accuracy")),
+        "test_accuracy": result and result.accuracy,
+        "test_top5_accuracy": result and result.top5_accuracy,
+        "test_calibration_error": result and result.calibration_error,
+        "test_per_class_accuracy": result
+        and dict(zip(job.class_names, result.per_class_accuracy, strict=True)),
+        **({f"test_accuracy_{views}": averaged.accuracy} if averaged else {}),
+        "test_loss": result and result.loss,
+        "test_examples": result and result.examples,
+        "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
+        "class_names": list(job.class_names),
+        "bad_images": len(job.bad_images),
+        "versions": {
+            "vit_jax": vit_jax.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax")},
+            "orbax-checkpoint": version("orbax-checkpoint"),
+        },
+        "device_kind": job.devices[0].device_kind,
+        "device_count": len(job.devices),
+    }
+
+
+def list_bad_images(job: Job, folder: RunFolder, report: Report) -> None:
+    """Write bad_images.txt, a line each: the file, a tab, and why it was left out."""
+    if not job.bad_images:
+        return
+    lines = [f"{name}\t{why}\n" for name, why in sorted(job.bad_images.items())]
+    folder.write_text("bad_images.txt", "".join(lines))
+    files = "1 file" if len(lines) == 1 else f"{len(lines)} files"
+    report.say(f"Left out: {files} without a picture, see {folder.path / 'bad_images.txt'}")
+
+
+def draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
+    """Draw the curves, and the confusion matrix where there is one."""
+    from vit_jax.pictures.confusion import draw_confusion
+    from vit_jax.pictures.curves import draw_curves
+
+    folder.pictures.mkdir(exist_ok=True)
+    draw_curves(read_rows(folder.path), folder.pictures / "curves.png")
+    if test:
+        confusion = chosen(test).confusion
+        draw_confusion(confusion, job.class_names, folder.pictures / "confusion_matrix.png")
+
+
+def say_farewell(
+    folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
+) -> None:
+    speed = summary["train_images_per_second"]
+    report.say(
+        f"Done in {summary['seconds_total']:.1f} s"
+        + (f": {speed:,.0f} img/s in training" if speed else "")
+        + f", {summary['seconds_input_wait']:.2f} s waiting for input"
+    )
+    if summary["test_examples"]:
+        report.say(
+            f"Test accuracy: {summary['test_accuracy']:.2%} of {summary['test_examples']:,} images"
+        )
+    if best_step is not None:
+        report.say(f"Best held-out accuracy among the checkpoints: step {best_step}")
+    report.say(f"Pictures: {folder.pictures}")
+    report.say(f"Evaluate again: vit-jax evaluate {folder.path}")
+
+
+def chosen(results: dict[str, Evaluation]) -> Evaluation:
+    """The moving average's results where there is one: those are the weights to use."""
+    return results.get("_ema", results[""])
