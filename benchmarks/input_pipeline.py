@@ -1,10 +1,12 @@
 """Images per second of the two ways from pixels on disk to a batch that a model can train on.
 
 python benchmarks/input_pipeline.py [--out benchmarks/results/input_pipeline.json]
+    [--torchvision PYTHON]
 
 1. The full CIFAR recipe (padded crop, alternating flip, RandAugment, erasing, mixup or CutMix) on
-   whole batches inside jit, beside the same recipe image by image, in Pillow and NumPy, in as many
-   worker processes as there are cores, as PyTorch's DataLoader with torchvision would do it.
+   whole batches inside jit, beside the same recipe image by image in as many worker processes as
+   there are cores: by torchvision in PyTorch's DataLoader, where PYTHON is an interpreter that has
+   both, and by a loop of ours over Pillow and NumPy that does no more than it must.
 2. The streaming feed on JPEGs, beside processes that do nothing but decode and cut out with Pillow.
 3. The memory of the streaming feed and its workers over 20,000 JPEGs.
 
@@ -18,6 +20,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import subprocess
 import tempfile
@@ -37,11 +40,12 @@ BATCH = 1024
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--torchvision", help="an interpreter with torch and torchvision")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jpegs", type=int, default=20_000, help="of the memory measurement")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"environment": environment()}
-    results["recipe"] = compare_recipes(arguments.rounds)
+    results["recipe"] = compare_recipes(arguments.rounds, arguments.torchvision)
     show("full CIFAR recipe, 32x32x3", results["recipe"])
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder), 400, size=(500, 375))
@@ -93,18 +97,32 @@ def in_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, fl
 # 1. The recipe
 
 
-def compare_recipes(rounds: int) -> dict[str, float]:
+def compare_recipes(rounds: int, torchvision: str | None) -> dict[str, float]:
     rng = np.random.default_rng(0)
     low = rng.integers(0, 256, (5000, 8, 8, 3), dtype=np.uint8)
     images = low.repeat(4, axis=1).repeat(4, axis=2)  # in place of CIFAR: as large, with edges
     labels = rng.integers(0, 10, len(images)).astype(np.int32)
     in_jit = recipe_in_jit(images, labels)
-    with multiprocessing.get_context("fork").Pool(CORES, keep, (images, labels)) as pool:
-        per_image = functools.partial(recipe_per_image, pool, len(images))
-        in_jit(), per_image()  # compile, and start the workers
-        found = in_turns({"in jit, img/s": in_jit, "per image, img/s": per_image}, rounds)
-    found["ratio"] = found["in jit, img/s"] / found["per image, img/s"]
-    return found
+    with multiprocessing.get_context("spawn").Pool(CORES, keep, (images, labels)) as pool:
+        sides = {
+            "in jit": in_jit,
+            "Pillow and NumPy": functools.partial(recipe_per_image, pool, len(images)),
+        }
+        if torchvision:
+            sides["torchvision"] = functools.partial(recipe_by_torchvision, torchvision)
+        for side in 3 * list(sides.values()):
+            side()  # compile, start the workers, and let the allocators settle
+        found = in_turns({f"{name}, img/s": side for name, side in sides.items()}, rounds)
+    ours, *others = found
+    return found | {f"ratio to {name[:-7]}": found[ours] / found[name] for name in others}
+
+
+def recipe_by_torchvision(interpreter: str) -> float:
+    script = str(Path(__file__).with_name("torchvision_recipe.py"))
+    output = subprocess.run(  # noqa: S603
+        [interpreter, script, str(CORES)], check=True, capture_output=True, text=True
+    ).stdout
+    return float(output.split()[0])
 
 
 def recipe_in_jit(images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
@@ -232,7 +250,11 @@ def decode_and_cut(path: str) -> int:
 
     with Image.open(path) as image:
         image = image.convert("RGB")
-        box = (100, 50, 400, 350)  # half of the area, the mean of random crops
+        share = random.uniform(0.08, 1) ** 0.5  # noqa: S311
+        width, height = image.width * share, image.height * share
+        left = random.uniform(0, image.width - width)  # noqa: S311
+        top = random.uniform(0, image.height - height)  # noqa: S311
+        box = (left, top, left + width, top + height)
         return np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC, box=box)).size
 
 

@@ -60,7 +60,7 @@ def decode(
       BadImageError: it cannot be decoded, or has too many pixels.
       DataError: it holds another kind of pixels than `pixels` says.
     """
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     with opened(file, name, pixels.max_pixels) as image:
         if pixels.channels == 1 and not is_grey(image):
@@ -69,7 +69,8 @@ def decode(
                 "or set data.channels=3"
             )
         bits = _bits(image)
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)  # which copies all others as well
         if pixels.dtype == "uint8":
             image = _eight_bits(image, bits, name, pixels)
         else:
@@ -161,7 +162,8 @@ def _eight_bits(image: Any, bits: int, name: str, pixels: Pixels) -> Any:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, pixels.background), image)
-    return image.convert("L" if pixels.channels == 1 else "RGB")
+    mode = "L" if pixels.channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _deep(image: Any, bits: int, name: str, pixels: Pixels) -> Any:

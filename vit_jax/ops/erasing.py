@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vit_jax.ops.branch import if_any
+
 CANDIDATES = 10
 """Rectangles drawn for each image; the first that fits is used."""
 
@@ -41,14 +43,17 @@ def random_erasing(
     # A draw is below 1, and so is its product with a whole number below that number.
     places = jnp.array([height, width]) - sides + 1
     corners = jnp.floor(draws[:, 1:3] * places).astype(jnp.int32)
-    inside = rectangles(corners, corners + sides, (height, width, channels))
-    if fill == "zero":
-        paint = jnp.zeros((), images.dtype)
-    else:
-        normal = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
-        paint = normal(keys[:, 1]).reshape(inside.shape)
-    # Rows of w c numbers: loops over c alone, which is 3, are slow on a CPU.
-    return jnp.where(inside, paint, images.reshape(inside.shape)).reshape(images.shape)
+
+    def paint(images):
+        inside = rectangles(corners, corners + sides, (height, width, channels))
+        colour = jnp.zeros((), images.dtype)
+        if fill == "noise":
+            normal = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
+            colour = normal(keys[:, 1]).reshape(inside.shape)
+        # Rows of w c numbers: loops over c alone, which is 3, are slow on a CPU.
+        return jnp.where(inside, colour, images.reshape(inside.shape)).reshape(images.shape)
+
+    return if_any(erased, paint, images)
 
 
 def rectangles(

@@ -41,7 +41,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.ops import colour, warp
-from vit_jax.ops.recolour import Recolouring, if_any, recolour
+from vit_jax.ops.branch import if_any
+from vit_jax.ops.recolour import Recolouring, recolour
 
 OPERATIONS = (
     "AutoContrast",

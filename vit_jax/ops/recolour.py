@@ -5,7 +5,7 @@ whose numbers per image are neutral but for the operation that the image is to h
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.ops import colour
+from vit_jax.ops.branch import if_any
 
 
 class Recolouring(NamedTuple):
@@ -56,22 +57,21 @@ def recolour(
 def _equalize_some(
     images: Float[Array, "b h w c"], chosen: Bool[Array, "b"]
 ) -> Float[Array, "b h w c"]:
-    def change(images):
+    """Histograms are slow on a CPU: there, where few images are chosen, only theirs are made."""
+    most = max(1, len(images) // 8)
+
+    def all_of_them(images):
         return jnp.where(colour.per_image(chosen), colour.equalize(images), images)
 
-    return if_any(chosen, change, images)
+    def few(images):
+        (index,) = jnp.nonzero(chosen, size=most, fill_value=len(images))
+        equalized = colour.equalize(images.at[index].get(mode="clip"))
+        return images.at[index].set(equalized, mode="drop")
 
+    def on_cpu(images):
+        return jax.lax.cond(chosen.sum() <= most, few, all_of_them, images)
 
-def if_any(
-    chosen: Bool[Array, "b"], change: Callable[[Array], Array], images: Float[Array, "b h w c"]
-) -> Float[Array, "b h w c"]:
-    """`change(images)`, for all, if any is chosen; the same images otherwise.
-
-    In a large batch one always is. Then the branch still serves to have its result stored: XLA for
-    CPUs would compute a pixel anew for each of its uses, such as the four of an affine warp, and
-    does not heed `optimization_barrier` there.
-    """
-    return jax.lax.cond(chosen.any(), change, lambda images: images, images)
+    return jax.lax.platform_dependent(images, cpu=on_cpu, default=all_of_them)
 
 
 def _blend_and_stretch(
