@@ -2,8 +2,8 @@
 
 python train.py --config configs/folder.py --config.data.root=FOLDER
 python train.py --config configs/folder.py --config.data.root=FOLDER \
-    --config.pretrained=hf-hub:WinKawaks/vit-tiny-patch16-224 --config.optim.learning_rate=1e-4 \
-    --config.optim.layer_decay=0.75 --config.epochs=10
+    --config.pretrained=hf-hub:WinKawaks/vit-tiny-patch16-224 --config.data.image_size=224 \
+    --config.optim.learning_rate=3e-4 --config.optim.layer_decay=0.75 --config.epochs=10
 
 FOLDER holds train/CLASS/FILES and, where you have them, val and test beside train; or CLASS/FILES
 alone, of which a tenth of every class is then held out. `vit-jax data check FOLDER` looks at it
@@ -25,7 +25,7 @@ config = Config(
         train_split="train",
         eval_split="auto",
         test_split="auto",
-        image_size=224,
+        image_size=160,
     ),
     augment=AugmentConfig(crop_area=(0.25, 1.0), flip="random", policy="trivialaugment"),
     optim=OptimConfig(

@@ -48,7 +48,7 @@ UNUSUAL = Config(
         mean=(0.1, 0.2, 0.3),
         std=(1.0, 2.0, 3.0),
     ),
-    augment=AugmentConfig(crop_padding=4, flip="random"),
+    augment=AugmentConfig(crop_area=(0.1, 0.9), flip="alternating", policy="randaugment"),
     optim=OptimConfig(name="sgd", nesterov=True, clip_norm=0.5, ema_decay=0.999),
     steps=7,
     device="gpu",
@@ -276,6 +276,8 @@ def test_all_numbers_out_of_range_are_named_at_once():
         optim=OptimConfig(ema_decay=2.0),
         log_every_steps=0,
         eval_every_epochs=float("nan"),
+        data=DataConfig(crop_fraction=0.0),
+        augment=AugmentConfig(mixup=-1.0, repeats=3),
         epochs=1,
     )
     with pytest.raises(ConfigError) as error:
@@ -287,6 +289,9 @@ def test_all_numbers_out_of_range_are_named_at_once():
         "log_every_steps=0",
         "eval_every_epochs=nan: should be above 0",
         "model.pool='none'",
+        "data.crop_fraction=0.0: should be above 0 and at most 1",
+        "augment.mixup=-1.0: should be at least 0",
+        "batch_size=128: should be a multiple of augment.repeats=3",
     ):
         assert text in str(error.value)
     check_ranges(Config(epochs=1))

@@ -18,6 +18,7 @@ import tyro
 import vit_jax
 from vit_jax import ViT, cli_data
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
+from vit_jax.ops.test_time import TestTime
 from vit_jax.train.loop import Resume
 from vit_jax.weights.run_folder import Which
 
@@ -93,6 +94,7 @@ def evaluate(
     data: str | None = None,
     split: str | None = None,
     checkpoint: Which | int = "latest",
+    test_time: TestTime = "none",
 ) -> int:
     """Evaluate a model on a split, every image once.
 
@@ -101,6 +103,7 @@ def evaluate(
       data: a data set such as cifar10, or a folder of images. Default: the data of the run.
       split: a split or slice, such as "val" or "train[:10%]". Default: the test split.
       checkpoint: of a run: latest, best (by held-out accuracy), or a step.
+      test_time: average the logits of each image and its mirror image, or of shifts of both too.
     """
     from vit_jax.data.source import DataConfig
     from vit_jax.train.evaluate_saved import evaluate_saved
@@ -109,10 +112,8 @@ def evaluate(
     if data is not None:
         folder = Path(data).expanduser().is_dir()
         where = DataConfig(name="folder", root=data) if folder else DataConfig(name=data)
-    label, result = evaluate_saved(model, where, split, checkpoint)
-    print(
-        f"{label}: accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.examples} images"
-    )
+    label, result = evaluate_saved(model, where, split, checkpoint, test_time)
+    print(f"{label}: {result.in_words()}")
     return 0
 
 

@@ -27,6 +27,14 @@ class Evaluation:
     confusion: np.ndarray
     """int [classes, classes]: images by label (row) and prediction (column)."""
 
+    def in_words(self) -> str:
+        """The numbers in a line; of five classes or fewer, without the top five."""
+        top5 = f", top-5 {self.top5_accuracy:.2%}" if len(self.confusion) > 5 else ""
+        return (
+            f"accuracy {self.accuracy:.2%}{top5}, loss {self.loss:.4f}, calibration error "
+            f"{self.calibration_error:.4f}, {self.examples:,} images"
+        )
+
     @property
     def per_class_accuracy(self) -> tuple[float | None, ...]:
         """Share of each class's images that are predicted right; None for a class without any."""

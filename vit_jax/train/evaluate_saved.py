@@ -10,6 +10,7 @@ from vit_jax.data.catalog import AnySource, open_source, open_splits
 from vit_jax.data.feeds import make_feed, settle
 from vit_jax.data.order import Order
 from vit_jax.data.source import DataConfig, DataError
+from vit_jax.ops.test_time import TestTime
 from vit_jax.runs.folder import RunError, is_run_folder
 from vit_jax.sharding import batch_sharded, make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
@@ -24,6 +25,7 @@ def evaluate_saved(
     data: DataConfig | None = None,
     split: str | None = None,
     checkpoint: Which | int = "latest",
+    test_time: TestTime = "none",
 ) -> tuple[str, Evaluation]:
     """Evaluate a model on a split, every image once.
 
@@ -32,6 +34,7 @@ def evaluate_saved(
       data: on what; None: the data of the run. Its mean and std are those of the weights.
       split: None: the test split of the data, else its held-out one.
       checkpoint: of a run folder.
+      test_time: views of each image whose logits are averaged.
 
     Returns:
       the name of what was evaluated and on what, and the results.
@@ -53,7 +56,7 @@ def evaluate_saved(
     order = Order(len(images), batch_size)
     feed = make_feed(config.data, settled[use], order, resident, evaluates=True)
     recipe = make_recipe(config, total_steps=1, steps_per_epoch=1)
-    step = compile_eval_step(recipe, mesh, config.parallel, feed)
+    step = compile_eval_step(recipe, mesh, config.parallel, feed, test_time)
     with contextlib.closing(feed):
         return f"{label}, {use}", evaluate(step, {"": params}, feed)[""]
 
