@@ -12,7 +12,7 @@ The tutorial's batches of 64 and its rate of 1e-4 are --config.batch_size=64 and
 metrics.csv has the losses by step and the accuracies by epoch; summary.json the seconds that were
 spent waiting for data and on the device.
 
-Measured: see the end of docs/data.md. One class of the freely available set comes from another
+Measured: not yet. One class of the freely available set comes from another
 hospital than the others, so its accuracy says nothing about medicine.
 """
 

@@ -105,13 +105,9 @@ def evaluate(
       checkpoint: of a run: latest, best (by held-out accuracy), or a step.
       test_time: average the logits of each image and its mirror image, or of shifts of both too.
     """
-    from vit_jax.data.source import DataConfig
     from vit_jax.train.evaluate_saved import evaluate_saved
 
-    where = None
-    if data is not None:
-        folder = Path(data).expanduser().is_dir()
-        where = DataConfig(name="folder", root=data) if folder else DataConfig(name=data)
+    where = None if data is None else cli_data.where(data)
     label, result = evaluate_saved(model, where, split, checkpoint, test_time)
     print(f"{label}: {result.in_words()}")
     return 0

@@ -6,6 +6,8 @@ from typing import Literal
 
 import tyro
 
+from vit_jax.data.source import DataConfig, DataError
+
 IN_MEMORY = ("digits", "cifar10", "cifar100", "arrays")
 """Sets whose images have a size of their own."""
 DEFAULT_SIZE = 224
@@ -39,7 +41,6 @@ def check(
     """
     from vit_jax.data.check import check_data
     from vit_jax.data.check_report import report_text
-    from vit_jax.data.source import DataConfig, DataError
 
     if root is None and name is None:
         raise DataError(
@@ -68,6 +69,13 @@ def check(
         except OSError as error:
             raise DataError(f"--json {json}: cannot be written ({error.strerror})") from error
     return 0 if report.can_train else 1
+
+
+def where(data: str) -> DataConfig:
+    """All of a data set, by the name or the path of it."""
+    path = Path(data).expanduser()
+    name, root = (kind_of(path), data) if path.exists() else (data, None)
+    return DataConfig(name, root, train_split="train", eval_split="auto", test_split="auto")
 
 
 def kind_of(root: Path) -> str:

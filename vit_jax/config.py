@@ -130,6 +130,7 @@ def check_ranges(config: Config) -> None:
         **dict.fromkeys(("optim.learning_rate", "optim.warmup_epochs", "optim.weight_decay"), 0),
         "optim.head_only_epochs": 0,
         "data.max_pixels": 1,
+        "data.holdout_seed": 0,
     }
     rates = ("dropout", "attention_dropout", "embed_dropout", "drop_path")
     below_one = (*(f"model.{rate}" for rate in rates), "label_smoothing", "optim.ema_decay")
@@ -157,6 +158,13 @@ def check_ranges(config: Config) -> None:
         if not 0 < values[name] <= 1
     ]
     problems += [f"augment.{problem}" for problem in config.augment.problems()]
+    if config.data.workers is not None and config.data.workers < 0:
+        problems.append(f"data.workers={config.data.workers}: should be at least 0")
+    if config.augment.mixes and config.batch_size <= config.augment.repeats:
+        problems.append(
+            f"augment.repeats={config.augment.repeats}: a batch of batch_size={config.batch_size} "
+            "would hold one image alone, and have nothing to mix it with"
+        )
     if config.batch_size % max(1, config.augment.repeats):
         problems.append(
             f"batch_size={config.batch_size}: should be a multiple of augment.repeats="
@@ -193,6 +201,7 @@ def from_json(text: str) -> Config:
 RESUMABLE = (
     "data.root",
     "data.workers",
+    "data.on_bad_image",
     "test_time",
     "epochs",
     "steps",

@@ -233,3 +233,38 @@ def test_d20_a_missing_root_is_answered_with_near_names_and_the_layout(root):
     message = r"data\.root='.*/dat': there is no such folder, perhaps .*/data; .*ROOT/train/ants/1"
     with pytest.raises(DataError, match=message):
         opened(root.with_name("dat"))
+
+
+@pytest.mark.parametrize("size", [32, 224, 448, (224, 160)])
+@pytest.mark.parametrize("fraction", [1.0, 0.875])
+def test_the_centre_lies_inside_pictures_of_every_size(size, fraction):
+    from vit_jax.data.decode import Pixels, _whole
+
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = Pixels(height, width, crop_fraction=fraction)
+    for across in range(130, 520, 3):
+        for down in range(130, 520, 3):
+            left, top, right, bottom = _whole((across, down), pixels)
+            # As they are, without a tolerance: Pillow has none.
+            assert 0 <= left < right <= across
+            assert 0 <= top < bottom <= down
+
+
+@pytest.mark.parametrize("across", [450, 500])
+def test_photographs_of_usual_sizes_can_be_read_at_224(root, across):
+    save(root / "train" / "a" / "0.png", plain(RED, 239 if across == 500 else 450, across))
+    image = opened(root, image_size=224).images[0]
+    assert image.shape == (224, 224, 3)
+
+
+def test_d10_pictures_with_colours_become_grey_where_the_config_says_so(root):
+    source = opened(root, channels=1)
+    assert source.images.shape == (6, 4, 4, 1)
+    # By 0.299 of the red, as Pillow rounds it.
+    assert source.images[:, 0, 0, 0].tolist() == [round(0.299 * n) for n in (4, 6, 3, 2, 5, 1)]
+
+
+def test_a_root_that_is_a_file_is_called_one(root):
+    save(root.parent / "notes.txt", b"nothing")
+    with pytest.raises(DataError, match=r"notes\.txt' is a file, neither a folder nor an archive"):
+        opened(root.parent / "notes.txt")

@@ -142,12 +142,40 @@ def test_a_damaged_cache_is_made_anew(config, tmp_path):
 
 
 def test_bad_images_are_noted_in_every_cache(config, tmp_path):
-    save(tmp_path / "data" / "train" / "a" / "4.png", b"torn")
+    save(tmp_path / "data" / "train" / "b" / "x.png", b"torn")
     for cache in ("none", "memory", "disk", "disk"):
-        with pytest.raises(DataError, match=r"a/4\.png is not an image"):
+        with pytest.raises(DataError, match=r"b/x\.png is not an image"):
             settled(config(cache=cache))
         sources, _ = settled(config(cache=cache, on_bad_image="skip"))
         bad = [name for source in sources.values() for name in source.bad]
         assert len(bad) == 1
     notes = [json.loads(path.read_text()) for path in (tmp_path / "cache").rglob("*.json")]
     assert sorted(len(note) for note in notes) == [0, 1]
+
+
+def test_a_cache_on_disk_notices_every_file_that_was_changed(config, tmp_path):
+    # The same size and name; only the time tells, and no file is read for it.
+    streaming = config(feed="streaming", cache="disk")
+    settled(streaming)
+    path = tmp_path / "data" / "train" / "a" / "4.png"
+    size = path.stat().st_size
+    save(path, plain((9, 0, 0)))
+    assert path.stat().st_size == size
+    sources, _ = settled(streaming)
+    assert 9 in [*decoded(sources["train"]).values(), *decoded(sources["eval"]).values()]
+
+
+def test_a_cache_that_could_not_be_made_leaves_nothing(config, tmp_path):
+    save(tmp_path / "data" / "train" / "a" / "4.png", b"torn")
+    with pytest.raises(DataError, match="is not an image"):
+        settled(config(cache="disk"))
+    assert list((tmp_path / "cache").rglob("*.tmp")) == []
+
+
+def test_a_split_without_any_picture_is_refused(config, tmp_path):
+    for path in (tmp_path / "data").rglob("*.png"):
+        path.write_bytes(b"torn")
+    with pytest.raises(
+        DataError, match=r"none of the 6 files of the split for 'train' holds a pic"
+    ):
+        settled(config(on_bad_image="skip"))

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.cli_data import where
+from vit_jax.data.order import Order
 from vit_jax.data.source import DataConfig, DataError
 from vit_jax.ops.augment import AugmentConfig
 from vit_jax.runs.checkpoints import Checkpoints
@@ -23,6 +25,7 @@ from vit_jax.train.evaluate_saved import evaluate_saved
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
 from vit_jax.train.setup import set_up
+from vit_jax.train.start import stored_config
 from vit_jax.weights.run_folder import load_run
 
 STEPS = 30
@@ -157,28 +160,72 @@ def test_d1_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
 ):
     root = copied(photographs, tmp_path / "data")
     streaming = config(root, feed="streaming")
-    job, _ = watched(streaming)
     source = setup.open_splits(streaming.data)["train"]
     # A file that is not met in the first two steps.
-    met = {int(i) for step in (0, 1) for i in job.train_feed.order.slots(step)["index"]}
+    order = Order(34, 8, streaming.seed)
+    met = {int(i) for step in (0, 1) for i in order.slots(step)["index"]}
     torn = Path(source.name(min(set(range(34)) - met)))
     torn.write_bytes(torn.read_bytes()[:60])
+    job, _ = watched(streaming)
     with pytest.raises(TrainingError, match=rf"{torn.name} cannot be decoded .*on_bad_image=skip"):
         train(job, RunFolder(tmp_path / "run"))
     saved = load_run(tmp_path / "run").step
     assert saved >= 2
     assert saved == max(losses(tmp_path / "run"))
 
+    # As the message says: the same command with on_bad_image=skip goes on.
     skipping = config(root, feed="streaming", on_bad_image="skip")
-    train(set_up(skipping), RunFolder(tmp_path / "skipped"))
-    summary = json.loads((tmp_path / "skipped" / "summary.json").read_text())
-    assert summary["status"] == "complete"
-    assert summary["bad_images"] == 1
-    listed = (tmp_path / "skipped" / "bad_images.txt").read_text()
-    assert listed.startswith(f"{torn}\t{torn} cannot be decoded")
-    assert "1 file without a picture" in (tmp_path / "skipped" / "log.txt").read_text()
-    epochs = [row for row in read_rows(tmp_path / "skipped") if row["split"] == "train-epoch"]
-    assert len(epochs) == 6
+    stored = stored_config(str(tmp_path / "run"))
+    train(set_up(skipping, stored=stored), RunFolder(tmp_path / "run"))
+    train(set_up(skipping), RunFolder(tmp_path / "whole"))
+    for folder in (tmp_path / "run", tmp_path / "whole"):
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["status"] == "complete"
+        assert summary["bad_images"] == 1
+        listed = (folder / "bad_images.txt").read_text()
+        assert listed.startswith(f"{torn}\tcannot be decoded (")
+        assert "1 file without a picture" in (folder / "log.txt").read_text()
+        epochs = [row for row in read_rows(folder) if row["split"] == "train-epoch"]
+        assert len(epochs) == 6
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_bad_files_stay_listed_when_a_run_goes_on(config, photographs, tmp_path):
+    root = copied(photographs, tmp_path / "data")
+    for path in sorted((root / "train").rglob("*.png"))[:3]:
+        path.write_bytes(b"torn")
+    skipping = config(root, feed="streaming", on_bad_image="skip")
+    job, _ = watched(skipping, stop_at=6)
+    train(job, RunFolder(tmp_path / "run"))
+    assert len((tmp_path / "run" / "bad_images.txt").read_text().splitlines()) == 3
+    longer = dataclasses.replace(skipping, steps=8)
+    train(set_up(longer), RunFolder(tmp_path / "run"))
+    assert len((tmp_path / "run" / "bad_images.txt").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["bad_images"] == 3
+
+
+def test_a_batch_of_bad_files_alone_changes_nothing_for_the_worse(config, photographs, tmp_path):
+    root = copied(photographs, tmp_path / "data")
+    for path in sorted((root / "train").rglob("*.png"))[:3]:
+        path.write_bytes(b"torn")
+    single = dataclasses.replace(
+        config(root, on_bad_image="skip"), batch_size=1, steps=34, augment=AugmentConfig()
+    )
+    train(set_up(single), RunFolder(tmp_path / "run"))
+    values = losses(tmp_path / "run")
+    assert len(values) == 34
+    assert sum(value == 0 for value in values.values()) == 3
+    assert np.isfinite(list(values.values())).all()
+
+
+def test_an_evaluation_elsewhere_reads_images_as_the_training_did(config, photographs, tmp_path):
+    squashing = dataclasses.replace(config(resize="squash"), steps=2)
+    train(set_up(squashing), RunFolder(tmp_path / "run"))
+    label, here = evaluate_saved(tmp_path / "run", None, "val")
+    elsewhere = where(str(copied(photographs, tmp_path / "copy")))
+    _, there = evaluate_saved(tmp_path / "run", elsewhere, "val")
+    assert (there.loss, there.accuracy) == (here.loss, here.accuracy)
+    assert label.endswith(", val")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax.data.encoded import FileSource, decode_all
+from vit_jax.data.encoded import FileSource, decode_all, sizes_and_times
 from vit_jax.data.source import ArraySource, digest
 
 
@@ -18,12 +18,14 @@ def cache_folder() -> Path:
 def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
     """The source decoded into one file, mapped into memory; decoded once for all runs.
 
-    The file's name follows from the fingerprint: other images, sizes or labels are another file.
+    The file's name follows from the fingerprint and from when each image was last changed: other
+    images, sizes or labels are another file.
 
     Raises:
       BadImageError: without `skip_bad`, where a file holds no picture.
     """
-    name = digest(source.fingerprint, source.pixels)
+    changed = sizes_and_times(source.encoded)
+    name = digest(source.fingerprint, source.pixels, digest(changed.tobytes()))
     file = cache_folder() / f"{name}.npy"
     notes = file.with_suffix(".json")
     shape = (len(source), *source.image_shape)
@@ -38,11 +40,14 @@ def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
         # Under another name until it is whole.
         temporary = file.with_name(f"{name}.{os.getpid()}.tmp")
         mapped = np.lib.format.open_memmap(temporary, "w+", source.dtype, shape)
-        bad = dict(decode_all(source, skip_bad, out=mapped).bad)
-        mapped.flush()
-        del mapped
-        notes.write_text(json.dumps(bad))
-        os.replace(temporary, file)
+        try:
+            bad = dict(decode_all(source, skip_bad, out=mapped).bad)
+            mapped.flush()
+            notes.write_text(json.dumps(bad))
+            os.replace(temporary, file)
+        finally:
+            del mapped
+            temporary.unlink(missing_ok=True)
         images = np.load(file, mmap_mode="r")
     names = [source.name(index) for index in range(len(source))]
     return ArraySource(images, source.labels, source.class_names, source.fingerprint, names, bad)

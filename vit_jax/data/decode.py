@@ -20,6 +20,10 @@ Box = tuple[float, float, float, float]
 class BadImageError(DataError):
     """A file that holds no picture, a damaged one, or one too large to be meant."""
 
+    def reason(self, name: str) -> str:
+        """What is wrong with the file, without its name."""
+        return str(self).removeprefix(name).strip()
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
@@ -38,6 +42,8 @@ class Pixels:
     background: str = "white"
     """Colour under transparent pixels."""
     max_pixels: int = 50_000_000
+    found_grey: bool = False
+    """One channel because those looked at have one; a picture with colours is an error then."""
 
 
 def decode(
@@ -63,7 +69,7 @@ def decode(
     from PIL import ExifTags, Image, ImageOps
 
     with opened(file, name, pixels.max_pixels) as image:
-        if pixels.channels == 1 and not is_grey(image):
+        if pixels.found_grey and not is_grey(image):
             raise DataError(
                 f"{name} has colours, but the training images looked at are greyscale: convert it, "
                 "or set data.channels=3"
@@ -75,10 +81,12 @@ def decode(
             image = _eight_bits(image, bits, name, pixels)
         else:
             image = _deep(image, bits, name, pixels)
-        box = choose_box(*image.size) if choose_box else _whole(image.size, pixels)
-        # Bicubic in Pillow is antialiased; the box is cut and resized in one go.
-        size = pixels.width, pixels.height
-        array = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+        image.load()
+    # Out of the context: what fails from here on is not the file's fault.
+    box = choose_box(*image.size) if choose_box else _whole(image.size, pixels)
+    # Bicubic in Pillow is antialiased; the box is cut and resized in one go.
+    size = pixels.width, pixels.height
+    array = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
     if pixels.dtype == "uint16":
         array = np.clip(np.round(array), 0, 65535).astype(np.uint16)
     return array.reshape(pixels.height, pixels.width, pixels.channels)
@@ -197,4 +205,5 @@ def _whole(size: tuple[int, int], pixels: Pixels) -> Box:
     scale = min(width / pixels.width, height / pixels.height) * pixels.crop_fraction
     cut_width, cut_height = pixels.width * scale, pixels.height * scale
     left, top = (width - cut_width) / 2, (height - cut_height) / 2
-    return left, top, left + cut_width, top + cut_height
+    # Rounding may put an edge that is the picture's own a hair outside, where Pillow refuses it.
+    return max(0, left), max(0, top), min(width, left + cut_width), min(height, top + cut_height)

@@ -133,9 +133,10 @@ def pixels_of(config: DataConfig, train: Encoded) -> Pixels:
             f"data.channels={config.channels}: files become greyscale (1) or RGB (3); images with "
             "other channels can be had as arrays, data.name='arrays'"
         )
-    channels, dtype = config.channels, "uint8"
+    channels, dtype, found_grey = config.channels, "uint8", False
     if channels != 3:
         grey, dtypes = _looked_at(train, config.max_pixels)
+        found_grey = channels is None and grey
         if channels == 1 or grey:
             channels, dtype = 1, next(iter(dtypes)) if len(dtypes) == 1 else "uint8"
     return Pixels(
@@ -146,6 +147,7 @@ def pixels_of(config: DataConfig, train: Encoded) -> Pixels:
         crop_fraction=config.crop_fraction,
         background=config.background,
         max_pixels=config.max_pixels,
+        found_grey=found_grey,
     )
 
 
@@ -169,9 +171,25 @@ def spread(length: int, number: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, number).astype(int)).tolist()
 
 
+def sizes_and_times(encoded: Encoded) -> np.ndarray:
+    """int64 [n, 2], bytes and time of the last change in nanoseconds, of files; else [0, 2]."""
+    if not isinstance(encoded, Files):
+        return np.zeros((0, 2), np.int64)
+
+    def look(index: int) -> tuple[int, int]:
+        try:
+            found = os.stat(encoded.name(index))
+        except OSError:
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
+
+    with ThreadPoolExecutor(16) as pool:  # a network's file system answers many at a time
+        return np.array(list(pool.map(look, range(len(encoded)))), np.int64).reshape(-1, 2)
+
+
 def contents_digest(encoded: Encoded) -> str:
-    """Of the bytes of 256 images spread over the set: quick on any size."""
-    contents = []
+    """Of the sizes of all files, and the bytes of 256 images spread over the set."""
+    contents = [digest(sizes_and_times(encoded)[:, 0].tobytes())]
     for index in spread(len(encoded), 256):
         try:
             with encoded.open(index) as file:
@@ -195,13 +213,14 @@ def decode_all(
     """
     images = out
     if images is None:
-        images = np.empty((len(source), *source.image_shape), source.dtype)
+        # Zeros where a file is bad: what memory happens to hold could be no number at all.
+        images = np.zeros((len(source), *source.image_shape), source.dtype)
     bad: dict[int, str] = {}
     for index, image in _decoded(source):
         if isinstance(image, np.ndarray):
             images[index] = image
         elif skip_bad:
-            bad[index] = str(image)
+            bad[index] = image.reason(source.name(index))
         else:
             raise with_remedy(image)
     names = [source.name(index) for index in range(len(source))]

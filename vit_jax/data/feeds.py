@@ -69,7 +69,15 @@ def settle(
         images do not fit.
     """
     sharding = _sharding(config, sources, replicated, split)
-    return {use: _decoded(config, source, sharding) for use, source in sources.items()}, sharding
+    settled = {use: _decoded(config, source, sharding) for use, source in sources.items()}
+    for use, source in settled.items():
+        if isinstance(source, ArraySource) and len(source.bad) == len(source):
+            first = next(iter(source.bad))
+            raise DataError(
+                f"none of the {len(source)} files of the split for {use!r} holds a picture: "
+                f"{source.name(first)} {source.bad[first]}"
+            )
+    return settled, sharding
 
 
 def make_feed(

@@ -168,6 +168,10 @@ def _root(config: DataConfig) -> Path:
         raise DataError(f"data.name='folder' needs data.root, the folder of the data: {LAYOUT}")
     root = Path(config.root).expanduser()
     root = unpacked(root) if is_archive(root) else root
+    if root.is_file():
+        raise DataError(
+            f"data.root={config.root!r} is a file, neither a folder nor an archive of one; {LAYOUT}"
+        )
     if not root.is_dir():
         raise DataError(
             f"data.root={config.root!r}: there is no such folder{near_names(root)}; {LAYOUT}"

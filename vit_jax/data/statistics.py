@@ -3,7 +3,7 @@
 import numpy as np
 
 from vit_jax.data.encoded import FileSource, decode_all, spread
-from vit_jax.data.source import ArraySource
+from vit_jax.data.source import ArraySource, DataError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Means and standard deviations, per channel."""
@@ -20,7 +20,13 @@ def source_statistics(source: ArraySource | FileSource) -> Statistics:
     if isinstance(source, ArraySource):
         images = np.delete(source.images, list(source.bad), axis=0) if source.bad else source.images
         return channel_statistics(images)
-    return source_statistics(decode_all(source.take(np.array(spread(len(source), SAMPLE)))))
+    decoded = decode_all(source.take(np.array(spread(len(source), SAMPLE))))
+    if len(decoded.bad) == len(decoded):
+        raise DataError(
+            f"none of {len(decoded)} training files looked at holds a picture: {decoded.name(0)} "
+            f"{decoded.bad[0]}"
+        )
+    return source_statistics(decoded)
 
 
 def channel_statistics(images: np.ndarray) -> Statistics:

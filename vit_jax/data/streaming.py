@@ -46,7 +46,8 @@ class RandomCrop:
 
         Ten draws that do not fit are answered with the largest centred box of a ratio in range.
         """
-        rng = np.random.default_rng((self.seed, step, place))
+        # The last number keeps the stream apart from that of the order of examples.
+        rng = np.random.default_rng((self.seed, step, place, 1))
         for _ in range(10):
             area = width * height * rng.uniform(*self.area)
             ratio = np.exp(rng.uniform(*np.log(self.ratio)))
@@ -56,8 +57,8 @@ class RandomCrop:
                 return float(left), float(top), float(left + across), float(top + down)
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         across, down = min(width, height * ratio), min(height, width / ratio)
-        left, top = (width - across) / 2, (height - down) / 2
-        return left, top, left + across, top + down
+        left, top = max(0, (width - across) / 2), max(0, (height - down) / 2)
+        return left, top, min(width, left + across), min(height, top + down)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class PartLoader:
             except BadImageError as error:
                 if not self.skip_bad:
                     raise with_remedy(error) from error
-                bad[int(index)] = str(error)
+                bad[int(index)] = error.reason(source.name(int(index)))
         return images, bad
 
     def _choose_box(self, step: int, place: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax.data.source import DataError
 from vit_jax.ops.metrics import Counts, add
 
 
@@ -73,6 +74,8 @@ def evaluate(
 
 def _result(total: Counts) -> Evaluation:
     examples = int(total.confusion.sum())
+    if not examples:
+        raise DataError("no image of the split could be read: nothing can be said about the model")
     # A float sum comes as a pair: what its rounding lost is added in float64.
     loss, confidence = (
         pair.astype(np.float64).sum(axis=0) for pair in (total.loss, total.bin_confidence)

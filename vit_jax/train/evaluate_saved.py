@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from vit_jax.train.setup import compile_eval_step, make_recipe
 from vit_jax.train.state import Params
 from vit_jax.weights.load import load_pretrained
 from vit_jax.weights.run_folder import Which, load_run
+
+WHERE = (
+    *("name", "root", "train_split", "eval_split", "test_split", "holdout", "holdout_seed"),
+    *("image_column", "label_column", "image_path", "feed", "cache"),
+)
+"""Fields of the data that say which images, not what they become."""
 
 
 def evaluate_saved(
@@ -52,13 +59,30 @@ def evaluate_saved(
 
     mesh = make_mesh(select_devices(config.device))
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
+    _check_depth(path, images)
     settled, resident = settle(config.data, {use: images}, replicated(mesh), batch_sharded(mesh))
     order = Order(len(images), batch_size)
     feed = make_feed(config.data, settled[use], order, resident, evaluates=True)
     recipe = make_recipe(config, total_steps=1, steps_per_epoch=1)
     step = compile_eval_step(recipe, mesh, config.parallel, feed, test_time)
     with contextlib.closing(feed):
-        return f"{label}, {use}", evaluate(step, {"": params}, feed)[""]
+        result = evaluate(step, {"": params}, feed)[""]
+    if feed.bad_images:
+        print(f"NOTE: {len(feed.bad_images)} files without a picture are left out")
+    return f"{label}, {use}", result
+
+
+def _check_depth(path: Path, images: AnySource) -> None:
+    """Raise a DataError where a run on floats meets integers, or the other way round."""
+    facts = path / "data.json"
+    if not facts.exists():
+        return
+    trained = json.loads(facts.read_text())["train"]["dtype"]
+    if (trained == "float32") != (images.dtype.kind == "f"):
+        raise DataError(
+            f"{path} was trained on {trained} images, and these are {images.dtype}: their ranges "
+            "cannot be told apart"
+        )
 
 
 def _images(data: DataConfig, split: str | None, source: str) -> tuple[str, AnySource]:
@@ -79,10 +103,12 @@ def _from_run(
     run = load_run(path, checkpoint)
     there = run.config.data
     if data is not None:
-        size = there.image_size or run.model.image_size
-        channels = run.model.channels
+        # Read and resized as in the training; only where the images are is another matter.
         data = dataclasses.replace(
-            data, mean=there.mean, std=there.std, image_size=size, channels=channels
+            there,
+            **{name: getattr(data, name) for name in WHERE},
+            image_size=there.image_size or run.model.image_size,
+            channels=run.model.channels,
         )
     # Wherever it was trained, it is evaluated on what is here.
     config = dataclasses.replace(run.config, data=data or there, device="auto")

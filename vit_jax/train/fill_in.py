@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 from vit_jax.config import Config, ConfigError
 from vit_jax.data.feeds import AnySource
@@ -40,7 +41,11 @@ def fill_in(
         else:
             statistics = [resize_statistics(x, channels) for x in (pixels.mean, pixels.std)]
         mean, std = mean or statistics[0], std or statistics[1]
-    if not len(mean) == len(std) == channels or min(std) <= 0:
+    if (
+        not len(mean) == len(std) == channels
+        or not min(std) > 0
+        or not np.isfinite((*mean, *std)).all()
+    ):
         raise ConfigError(
             f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
             f"{channels} numbers, and those of std above 0"

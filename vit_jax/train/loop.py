@@ -60,12 +60,12 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         stop = stack.enter_context(StopRequest())
 
         for step in range(start, job.total_steps):
-            plan = _next_plan(job, report, checkpoints, state, step)
+            plan = _next_plan(job, folder, report, checkpoints, state, step)
             dispatched = time.perf_counter()
             state, metrics = job.train_step(state, job.train_feed.resident, plan)
             report.step(step + 1, dispatched, metrics)
             stopping = stop.signal  # read once: a signal may arrive at any moment
-            _between_steps(job, report, checkpoints, state, step + 1, stopping)
+            _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
             if stopping:
                 break
 
@@ -75,9 +75,9 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         if done == job.total_steps and job.test_feed:
             results = _test(job, state, job.test_feed)
             report.evaluation("test", done, results)
-        list_bad_images(job, folder, report)
+        bad_images = list_bad_images(job, folder, report)
         status = "complete" if done == job.total_steps else "stopped"
-        summary = summarise(job, folder, report, status, done, results)
+        summary = summarise(job, folder, report, status, done, results, bad_images)
         summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
         if status == "complete" and job.eval_feed and not results:
@@ -89,7 +89,12 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
 
 
 def _next_plan(
-    job: Job, report: Report, checkpoints: Checkpoints, state: TrainState, step: int
+    job: Job,
+    folder: RunFolder,
+    report: Report,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    step: int,
 ) -> Any:
     """What the feed sends for a step; if it cannot, what has been learnt is saved first."""
     try:
@@ -97,13 +102,27 @@ def _next_plan(
             return job.train_feed.plan(step)
     except (DataError, WorkerError) as error:
         report.flush()
-        if step not in (0, checkpoints.latest_step()):
-            checkpoints.save(step, state, _notes(job, report), None)
-            checkpoints.wait()
-        raise TrainingError(
-            f"{error} (step {step}; the run folder holds the steps before it, and the same "
-            "command goes on from there)"
-        ) from error
+        raise _saved(job, folder, report, checkpoints, state, step, error) from error
+
+
+def _saved(
+    job: Job,
+    folder: RunFolder,
+    report: Report,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    done: int,
+    error: Exception,
+) -> TrainingError:
+    """Save what has been learnt; returns the error of the data as one of the run, with a remedy."""
+    if done not in (0, checkpoints.latest_step()):
+        checkpoints.save(done, state, _notes(job, report), None)
+        checkpoints.wait()
+    list_bad_images(job, folder, report)
+    skip = " with --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
+    return TrainingError(
+        f"{error}. The {done} steps before are saved: the same command{skip} goes on from there"
+    )
 
 
 def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
@@ -128,6 +147,7 @@ def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
 
 def _between_steps(
     job: Job,
+    folder: RunFolder,
     report: Report,
     checkpoints: Checkpoints,
     state: TrainState,
@@ -144,7 +164,10 @@ def _between_steps(
     report.flush()
     score = None
     if evaluates and job.eval_feed:
-        results = _evaluate(job, state, job.eval_feed)
+        try:
+            results = _evaluate(job, state, job.eval_feed)
+        except DataError as error:
+            raise _saved(job, folder, report, checkpoints, state, done, error) from error
         report.evaluation("eval", done, results)
         score = chosen(results).accuracy
     if saves:

@@ -114,7 +114,7 @@ class Report:
         self.sums["loss"] += values["loss"] * values["examples"]
         self.sums["correct"] += values["correct"]
         self.sums["examples"] += values["examples"]
-        accuracy = values["correct"] / values["examples"]
+        accuracy = values["correct"] / max(values["examples"], 1)
         self.progress.update(
             done, values["loss"], accuracy, values["learning_rate"], self.images_per_second
         )
@@ -130,7 +130,7 @@ class Report:
             self._report_epoch(done)
 
     def _report_epoch(self, done: int) -> None:
-        examples = self.sums["examples"]
+        examples = max(self.sums["examples"], 1)
         means = {
             "loss": self.sums["loss"] / examples,
             "accuracy": self.sums["correct"] / examples,

@@ -118,6 +118,8 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     start = open_start(config, overridden, stored)
     if start:
         config = start.config
+    if stored is not None:
+        config = _with_statistics_of(stored, config)
     sharding = replicated(mesh)
     opened = open_splits(config.data)
     splits, resident = settle(config.data, opened, sharding, batch_sharded(mesh))
@@ -190,6 +192,15 @@ def compile_eval_step(
         return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
 
     return data_parallel(step, mesh, parallel, resident=feed.sharding)
+
+
+def _with_statistics_of(stored: Config, config: Config) -> Config:
+    """The config of a run that goes on: statistics it leaves open are those it was begun with.
+
+    A file that has been mended, or is now left out, would change them by a little.
+    """
+    mean, std = config.data.mean or stored.data.mean, config.data.std or stored.data.std
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, mean=mean, std=std))
 
 
 def _feed(

@@ -66,6 +66,8 @@ def train_step(
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
     mixed = prepare(batch, recipe, state.step)
     examples = _sum(batch["mask"].sum(), axis_name)
+    # A batch may hold nothing but files without a picture.
+    divisor = jnp.maximum(examples, 1)
     frozen = freeze_mask(state.params, recipe.freeze)
 
     def loss_fn(params):
@@ -75,7 +77,7 @@ def train_step(
         rngs = {"dropout": dropout_key}
         logits = _logits(recipe.model, params, mixed.images, train=True, rngs=rngs)
         losses = _losses(logits, mixed, recipe)
-        return (losses * batch["mask"]).sum() / examples, logits
+        return (losses * batch["mask"]).sum() / divisor, logits
 
     (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     gradients = _sum(gradients, axis_name)

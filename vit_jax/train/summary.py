@@ -53,7 +53,9 @@ def summarise(
     status: str,
     done: int,
     test: dict[str, Evaluation],
+    bad_images: int,
 ) -> dict[str, Any]:
+    """What summary.json holds, but for the seconds of the whole."""
     model = job.config.model
     height, width, channels = input_shape(model)
     evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
@@ -81,7 +83,7 @@ def summarise(
         "test_examples": result and result.examples,
         "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
         "class_names": list(job.class_names),
-        "bad_images": len(job.bad_images),
+        "bad_images": bad_images,
         "versions": {
             "vit_jax": vit_jax.__version__,
             "python": platform.python_version(),
@@ -93,14 +95,21 @@ def summarise(
     }
 
 
-def list_bad_images(job: Job, folder: RunFolder, report: Report) -> None:
-    """Write bad_images.txt, a line each: the file, a tab, and why it was left out."""
-    if not job.bad_images:
-        return
-    lines = [f"{name}\t{why}\n" for name, why in sorted(job.bad_images.items())]
-    folder.write_text("bad_images.txt", "".join(lines))
+def list_bad_images(job: Job, folder: RunFolder, report: Report) -> int:
+    """Write bad_images.txt, a line each: the file, a tab, and why it was left out.
+
+    Those that an earlier start of the run has met stay listed; the number of all is returned.
+    """
+    file = folder.path / "bad_images.txt"
+    before = file.read_text().splitlines() if file.exists() else []
+    found = dict(line.split("\t", 1) for line in before) | job.bad_images
+    if not found:
+        return 0
+    lines = [f"{name}\t{why}\n" for name, why in sorted(found.items())]
+    folder.write_text(file.name, "".join(lines))
     files = "1 file" if len(lines) == 1 else f"{len(lines)} files"
-    report.say(f"Left out: {files} without a picture, see {folder.path / 'bad_images.txt'}")
+    report.say(f"Left out: {files} without a picture, see {file}")
+    return len(lines)
 
 
 def draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
