@@ -9,6 +9,7 @@ from data.folders import GREY, RED, make_folder, opened, plain, save
 from PIL import Image
 
 from vit_jax.data.catalog import open_source
+from vit_jax.data.encoded import decode_all
 from vit_jax.data.source import DataConfig, DataError, check_classes
 
 
@@ -179,7 +180,7 @@ def hymenoptera(**fields):
         pytest.skip("VIT_JAX_TEST_DATA, the folder of real data, is not set")
     root = Path(os.environ["VIT_JAX_TEST_DATA"]) / "hymenoptera"
     config = DataConfig(name="folder", root=str(root), train_split="train", **fields)
-    return root, open_source(config, "train"), open_source(config, "val")
+    return root, *(decode_all(open_source(config, split)) for split in ("train", "val"))
 
 
 def test_ants_and_bees():

@@ -234,12 +234,13 @@ def test_without_its_config_a_model_is_not_guessed(reference):
 
 
 def test_the_real_weights_agree_on_every_photograph(test_data):
-    from vit_jax.data.folder import folder_arrays
+    from vit_jax.data.catalog import open_source
+    from vit_jax.data.encoded import decode_all
     from vit_jax.data.source import DataConfig
 
     source = test_data / "weights" / "vit_tiny_patch16_224_hf"
     data = DataConfig(name="folder", root=str(test_data / "hymenoptera"), image_size=224)
-    photographs = folder_arrays(data, "val").images
+    photographs = decode_all(open_source(data, "val")).images
     assert len(photographs) == 153
     ours, variables, spec = load_pretrained(source)
     theirs = transformers.ViTForImageClassification.from_pretrained(source).eval()
