@@ -9,7 +9,9 @@ at the end. The tutorial's other optimiser, SGD with momentum and a rate that fa
 
 The tutorial's batches of 64 and its rate of 1e-4 are --config.batch_size=64 and
 --config.optim.learning_rate=1e-4; with 252 images that is 40 steps in ten epochs, and little is
-learnt. metrics.csv has the losses by step and the accuracies by epoch; summary.json the seconds that were
+learnt.
+
+metrics.csv has the losses by step and the accuracies by epoch; summary.json the seconds that were
 spent waiting for data and on the device.
 
 Measured: not yet. One class of the freely available set comes from another
