@@ -14,8 +14,9 @@ learnt.
 metrics.csv has the losses by step and the accuracies by epoch; summary.json the seconds that were
 spent waiting for data and on the device.
 
-Measured: not yet. One class of the freely available set comes from another
-hospital than the others, so its accuracy says nothing about medicine.
+Measured on two cores of an AMD EPYC, 2026-11-21, seed 0 alone: 68.3 % of the 60 test images, in
+182 s. With SGD: not yet. One class of the freely available set comes from another hospital than
+the others, so its accuracy says nothing about medicine.
 """
 
 from vit_jax import ViT
