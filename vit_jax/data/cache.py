@@ -1,7 +1,9 @@
 """Decoded images kept for the streaming feed and for later runs, in the user's cache folder."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,17 @@ from vit_jax.data.source import ArraySource, digest
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/vit_jax or ~/.cache/vit_jax; never beside the user's own files."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax"
+
+
+@contextlib.contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `file` when all is written: it is whole or not there."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
@@ -37,17 +50,12 @@ def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
         whole, images, bad = False, None, {}  # not there yet, or damaged
     if images is None or not whole or (bad and not skip_bad):
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name until it is whole.
-        temporary = file.with_name(f"{name}.{os.getpid()}.tmp")
-        mapped = np.lib.format.open_memmap(temporary, "w+", source.dtype, shape)
-        try:
+        with whole_file(file) as temporary:
+            mapped = np.lib.format.open_memmap(temporary, "w+", source.dtype, shape)
             bad = dict(decode_all(source, skip_bad, out=mapped).bad)
             mapped.flush()
-            notes.write_text(json.dumps(bad))
-            os.replace(temporary, file)
-        finally:
             del mapped
-            temporary.unlink(missing_ok=True)
+            notes.write_text(json.dumps(bad))
         images = np.load(file, mmap_mode="r")
     names = [source.name(index) for index in range(len(source))]
     return ArraySource(images, source.labels, source.class_names, source.fingerprint, names, bad)

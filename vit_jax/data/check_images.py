@@ -2,22 +2,16 @@
 
 import collections
 import hashlib
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from vit_jax.data.decode import BadImageError, Box, Pixels, decode, opened
-from vit_jax.data.encoded import SAMPLE, Encoded
+from vit_jax.data.encoded import SAMPLE, Encoded, in_threads, spread
 from vit_jax.data.source import DataError
 
-T = TypeVar("T")
-R = TypeVar("R")
 ORIENTATION = 274
 """Tag of EXIF (2.32, section 4.6.4) that says how a picture is turned; 1 is not at all."""
 
@@ -55,8 +49,7 @@ def look_at(encoded: Encoded, pixels: Pixels, full: bool) -> dict[int, Look]:
 
         suffixes = Image.registered_extensions()
     else:
-        spread = np.linspace(0, len(encoded) - 1, min(SAMPLE, len(encoded)))
-        indices = np.unique(spread.astype(int)).tolist()
+        indices = spread(len(encoded), SAMPLE)
     # Pillow warns of odd metadata and of large pictures; those are for `pixels` to judge.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -79,14 +72,6 @@ def identical(
     for place, sha256 in zip(candidates, hashes, strict=True):
         groups[sha256].append(place)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)
-
-
-def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Results in order; Pillow and hashlib work without holding Python's lock."""
-    # In parts: a pool's `map` would submit, and keep, the results of a whole set.
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(items), 1024):
-            yield from pool.map(function, items[start : start + 1024])
 
 
 def _look(encoded: Encoded, index: int, pixels: Pixels, suffixes: Mapping[str, str] | None) -> Look:

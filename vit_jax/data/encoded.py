@@ -3,10 +3,10 @@
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from vit_jax.data.decode import (
 )
 from vit_jax.data.source import ArraySource, DataConfig, DataError, Example, declared_size, digest
 
+T = TypeVar("T")
+R = TypeVar("R")
 SAMPLE = 1024
 """Files whose headers are read to find out whether a set is greyscale, and how deep."""
 
@@ -171,6 +173,14 @@ def spread(length: int, number: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, number).astype(int)).tolist()
 
 
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Results in order; Pillow, hashlib and the file system work without Python's lock."""
+    # In parts: a pool's `map` would submit, and keep, the results of a whole set.
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(items), 1024):
+            yield from pool.map(function, items[start : start + 1024])
+
+
 def sizes_and_times(encoded: Encoded) -> np.ndarray:
     """int64 [n, 2], bytes and time of the last change in nanoseconds, of files; else [0, 2]."""
     if not isinstance(encoded, Files):
@@ -183,8 +193,8 @@ def sizes_and_times(encoded: Encoded) -> np.ndarray:
             return 0, 0
         return found.st_size, found.st_mtime_ns
 
-    with ThreadPoolExecutor(16) as pool:  # a network's file system answers many at a time
-        return np.array(list(pool.map(look, range(len(encoded)))), np.int64).reshape(-1, 2)
+    found = list(in_threads(look, range(len(encoded))))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def contents_digest(encoded: Encoded) -> str:
@@ -216,7 +226,14 @@ def decode_all(
         # Zeros where a file is bad: what memory happens to hold could be no number at all.
         images = np.zeros((len(source), *source.image_shape), source.dtype)
     bad: dict[int, str] = {}
-    for index, image in _decoded(source):
+
+    def attempt(index: int) -> np.ndarray | BadImageError:
+        try:
+            return source.image(index)
+        except BadImageError as error:
+            return error
+
+    for index, image in enumerate(in_threads(attempt, range(len(source)))):
         if isinstance(image, np.ndarray):
             images[index] = image
         elif skip_bad:
@@ -232,17 +249,3 @@ def with_remedy(error: BadImageError) -> BadImageError:
     return BadImageError(
         f"{error}; replace it, remove it, or leave such files out with data.on_bad_image=skip"
     )
-
-
-def _decoded(source: FileSource) -> Iterator[tuple[int, np.ndarray | BadImageError]]:
-    def attempt(index: int) -> np.ndarray | BadImageError:
-        try:
-            return source.image(index)
-        except BadImageError as error:
-            return error
-
-    # In parts: a pool's `map` would submit, and keep, the results of a whole set.
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(source), 1024):
-            indices = range(start, min(start + 1024, len(source)))
-            yield from zip(indices, pool.map(attempt, indices), strict=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.cache import cache_folder
+from vit_jax.data.cache import cache_folder, whole_file
 from vit_jax.data.source import DataError, digest
 
 PART = 256
@@ -159,17 +159,6 @@ def description_digest(builder: Any) -> str:
     folder = Path(builder.data_dir)
     info = folder / "dataset_info.json"
     return digest(str(folder.resolve()), info.read_text(), info.stat().st_mtime_ns)
-
-
-@contextlib.contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `file` when all is written: it is whole or not there."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def first_line(error: Exception) -> str:

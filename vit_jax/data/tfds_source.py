@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.cache import cache_folder
+from vit_jax.data.cache import cache_folder, whole_file
 from vit_jax.data.decode import opened
 from vit_jax.data.encoded import FileSource, contents_digest, pixels_of
 from vit_jax.data.mapped import array_digest, map_file
@@ -31,7 +31,6 @@ from vit_jax.data.tfds_records import (
     locate_records,
     read_examples,
     read_labels,
-    whole_file,
 )
 
 PART = 1024
