@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from per_image_recipe import MEAN, STD, keep, recipe_per_image
+from per_image_recipe import keep, recipe_per_image
+from recipe_in_jit import recipe_in_jit
 
 CORES = min(16, os.cpu_count() or 1)
-BATCH = 1024
 
 
 def main() -> None:
@@ -123,57 +123,6 @@ def recipe_by_torchvision(interpreter: str) -> float:
         [interpreter, script, str(CORES)], check=True, capture_output=True, text=True
     ).stdout
     return float(output.split()[0])
-
-
-def recipe_in_jit(images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Img/s of resident images, with indices from the host and everything else in one program."""
-    import jax
-
-    from vit_jax import ViT
-    from vit_jax.data.order import Order
-    from vit_jax.data.resident import ResidentFeed
-    from vit_jax.data.source import ArraySource
-    from vit_jax.ops.augment import AugmentConfig
-    from vit_jax.optim import OptimConfig, make_optimizer, make_schedule
-    from vit_jax.sharding import make_mesh, replicated
-    from vit_jax.train.step import Recipe, prepare
-
-    names = tuple(map(str, range(10)))
-    order = Order(len(images), BATCH, seed=0)
-    sharding = replicated(make_mesh(jax.local_devices()[:1]))
-    feed = ResidentFeed(ArraySource(images, labels, names, ""), order, sharding)
-    schedule = make_schedule(OptimConfig(), 1, 1)
-    recipe = Recipe(
-        model=ViT(),
-        optimizer=make_optimizer(OptimConfig(), schedule),
-        schedule=schedule,
-        augment=AugmentConfig(
-            crop_padding=4,
-            flip="alternating",
-            policy="randaugment",
-            erasing=0.25,
-            mixup=0.8,
-            cutmix=1.0,
-        ),
-        mean=MEAN,
-        std=STD,
-        steps_per_epoch=order.steps_per_epoch,
-        total_steps=10**6,
-    )
-    step = jax.jit(lambda resident, plan, n: prepare(feed.gather(resident, plan), recipe, n))
-
-    def rate() -> float:
-        mixed = None
-        warm, number, began = 8, 40, 0.0  # as warm as the workers are after their first batches
-        for n in range(warm + number):
-            if n == warm:
-                jax.block_until_ready(mixed)
-                began = time.perf_counter()
-            mixed = step(feed.resident, feed.plan(n), n)
-        jax.block_until_ready(mixed)
-        return number * BATCH / (time.perf_counter() - began)
-
-    return rate
 
 
 # 2. and 3. Streaming

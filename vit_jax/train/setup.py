@@ -116,10 +116,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     mesh = make_mesh(devices)
     check_batch(config.batch_size, mesh)
     start = open_start(config, overridden, stored)
-    if start:
-        config = start.config
-    if stored is not None:
-        config = _with_statistics_of(stored, config)
+    config = _with_statistics_of(stored, start.config if start else config)
     sharding = replicated(mesh)
     opened = open_splits(config.data)
     splits, resident = settle(config.data, opened, sharding, batch_sharded(mesh))
@@ -131,12 +128,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     steps_per_epoch = feeds["train"].steps_per_epoch
     total_steps = config.steps or max(1, round((config.epochs or 0) * steps_per_epoch))
     recipe = make_recipe(config, total_steps, steps_per_epoch)
+    ema, shape = recipe.ema_decay is not None, train.image_shape
     initial_state = functools.partial(
-        init_state,
-        recipe.model,
-        recipe.optimizer,
-        image_shape=train.image_shape,
-        ema=recipe.ema_decay is not None,
+        init_state, recipe.model, recipe.optimizer, image_shape=shape, ema=ema
     )
     key = stream_key(config.seed, INIT)
     # A wrong shape is an error here, not after minutes of compiling.
@@ -194,11 +188,13 @@ def compile_eval_step(
     return data_parallel(step, mesh, parallel, resident=feed.sharding)
 
 
-def _with_statistics_of(stored: Config, config: Config) -> Config:
+def _with_statistics_of(stored: Config | None, config: Config) -> Config:
     """The config of a run that goes on: statistics it leaves open are those it was begun with.
 
     A file that has been mended, or is now left out, would change them by a little.
     """
+    if stored is None:
+        return config
     mean, std = config.data.mean or stored.data.mean, config.data.std or stored.data.std
     return dataclasses.replace(config, data=dataclasses.replace(config.data, mean=mean, std=std))
 
