@@ -79,13 +79,30 @@ def test_a_table_an_archive_and_arrays_are_recognised(root, capsys, tmp_path, mo
     assert (code, out[0]) == (0, "a.npz: 4 images, 2 classes, 1 split")
 
 
+def test_a_table_with_columns_and_paths_of_its_own(root, capsys):
+    (root / "labels.csv").write_text("id,breed\n1,dingo\n2,pug\n3,dingo\n4,pug\n")
+    for number in (2, 3, 4):
+        shutil.copy(root / "train" / "b" / "1.png", root / "train" / "b" / f"{number}.png")
+    code, out, _ = check(capsys, root)
+    assert code == 1
+    assert "no column label, class, target or category" in " ".join(" ".join(out).split())
+    code, out, _ = check(capsys, root, "--label_column", "breed", "--image_path", "train/b/{}.png")
+    assert (code, out[0]) == (0, "set: 4 images, 2 classes, 1 split")
+
+
 def test_kinds_follow_from_what_lies_there(tmp_path):
     for name in ("a.csv", "a.TSV", "a.jsonl"):
         assert kind_of(tmp_path / name) == "csv"
-    assert kind_of(tmp_path / "a.npz") == "arrays"
+    assert kind_of(tmp_path / "a.npz") == kind_of(tmp_path / "a.npy") == "arrays"
     assert (
         kind_of(tmp_path) == kind_of(tmp_path / "a.zip") == kind_of(tmp_path / "none") == "folder"
     )
+    (tmp_path / "submission.csv").touch()
+    assert kind_of(tmp_path) == "folder"
+    (tmp_path / "labels.csv").touch()
+    assert kind_of(tmp_path) == "csv"
+    (tmp_path / "x_train.npy").touch()
+    assert kind_of(tmp_path) == "arrays"
     (tmp_path / "dataset_dict.json").touch()
     assert kind_of(tmp_path) == "huggingface"
 

@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from vit_jax.data.source import DataConfig, DataError
+from vit_jax.data.splits import USUAL
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "arrays")
 """Sets whose images have a size of their own."""
@@ -27,17 +28,24 @@ def check(
     image_size: int | tuple[int, int] | None = None,
     json: Path | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_path: str = "{}",
 ) -> int:
     """Look at a data set as a training run would: counts, sizes, damaged and doubtful files.
 
     Exits with 1 if a training run would fail, and says why at the end.
 
     Args:
-      root: a folder of images or an archive of one, a table (.csv, .tsv, .jsonl), or arrays (.npz).
+      root: a folder of images or an archive of one, a table (.csv, .tsv, .jsonl) or a folder of
+        tables, arrays (.npz, or a folder of .npy), or a set that Hugging Face `datasets` saved.
       name: the kind of data where the root does not tell it, or a set such as digits or cifar10.
       image_size: pixels on a side, or height and width. Default: 224 for encoded images.
       json: also write all findings, with every name, to this file.
       on_bad_image: error: unreadable files are reasons to fail; skip: they are left out.
+      image_column: of a table, where it has no usual name.
+      label_column: likewise.
+      image_path: of a table's images, with {} for what the column holds: train/{}.jpg.
     """
     from vit_jax.data.check import check_data
     from vit_jax.data.check_report import report_text
@@ -54,6 +62,9 @@ def check(
         root=root,
         image_size=image_size,
         on_bad_image=on_bad_image,
+        image_column=image_column,
+        label_column=label_column,
+        image_path=image_path,
         train_split="train",
         eval_split="auto",
         test_split="auto",
@@ -80,7 +91,14 @@ def where(data: str) -> DataConfig:
 
 def kind_of(root: Path) -> str:
     """The `data.name` of what lies at a path."""
-    kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "csv", ".npz": "arrays"}
-    if root.is_dir() and ((root / "dataset_dict.json").exists() or (root / "state.json").exists()):
+    kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "csv", ".npz": "arrays", ".npy": "arrays"}
+    if not root.is_dir():
+        return kinds.get(root.suffix.lower(), "folder")
+    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         return "huggingface"  # as `datasets` writes them
-    return kinds.get(root.suffix.lower(), "folder")
+    files = [path for path in root.iterdir() if path.is_file()]
+    if any(path.suffix.lower() == ".npy" for path in files):
+        return "arrays"
+    names = {*USUAL["train"], "labels"}
+    tables = (path for path in files if path.stem.lower() in names)
+    return "csv" if any(kinds.get(path.suffix.lower()) == "csv" for path in tables) else "folder"

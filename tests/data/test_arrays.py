@@ -1,7 +1,6 @@
 """Arrays in .npz and .npy files: names, types, shapes, labels, memory, and damage."""
 
 import io
-import pickle
 import zipfile
 
 import numpy as np
@@ -383,16 +382,3 @@ def test_a_root_that_is_no_set_is_refused(tmp_path):
     np.save(tmp_path / "x_train.npy", IMAGES)
     with pytest.raises(DataError, match=r"x_train\.npy is a single array, without labels"):
         opened(tmp_path / "x_train.npy")
-
-
-def test_ten_thousand_mapped_images_are_sent_as_their_place(tmp_path):
-    images = RNG.integers(0, 256, (10_000, 16, 16, 3), dtype=np.uint8)
-    path = stored_as(tmp_path / "set", {"images": images, "labels": np.arange(10_000) % 7}, "npy")
-    source = opened(path)
-    for part, expected in ((source, images), (opened(path, "train[4000:9000]"), images[4000:9000])):
-        sent = pickle.dumps(part)
-        assert len(sent) < 1_000_000
-        again = pickle.loads(sent)  # noqa: S301
-        np.testing.assert_array_equal(again.images, expected)
-        assert isinstance(again.images, np.memmap)
-        assert again.fingerprint == part.fingerprint

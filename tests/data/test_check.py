@@ -238,3 +238,46 @@ def test_nothing_is_written_beside_the_images(root):
     before = everything()
     check(root)
     assert everything() == before
+
+
+def test_copies_are_found_where_one_would_be_held_out(root):
+    shutil.rmtree(root / "val")
+    (root / "train" / "a" / "copy.png").write_bytes((root / "train" / "a" / "00.png").read_bytes())
+    found = []
+    for seed in range(40):
+        warnings = check(root, holdout_seed=seed).warnings
+        kept = open_splits(config_of(root, holdout_seed=seed))["train"].encoded
+        names = [kept.name(index) for index in range(len(kept))]
+        copies = [name for name in names if name.endswith(("a/00.png", "a/copy.png"))]
+        found.append(len(copies))
+        if len(copies) == 2:
+            assert warnings == ()
+        else:
+            twins = named(warnings, "1 image with a copy among those that would be held out")
+            assert twins == ["train/a/00.png = train/a/copy.png"]
+    assert set(found) == {1, 2}
+    assert check(root, eval_split=None).warnings == ()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_slices_with_images_in_common_are_said(root, full):
+    def warnings(**fields):
+        return [found.text for found in check(root, full, **fields).warnings]
+
+    assert warnings(train_split="train", eval_split="train[:5]") == [
+        "5 images in both data.train_split='train' and data.eval_split='train[:5]': learnt, then "
+        "evaluated"
+    ]
+    splits = {"train_split": "train[:12]", "eval_split": "train[12:18]"}
+    assert warnings(**splits) == []
+    assert warnings(**splits, test_split="train[17:]") == [
+        "1 image in both data.eval_split='train[12:18]' and data.test_split='train[17:]': the "
+        "best checkpoint is theirs too"
+    ]
+
+
+def test_what_is_held_out_comes_from_the_slice(root):
+    shutil.rmtree(root / "val")
+    held = open_splits(config_of(root, train_split="train[:16]", holdout=0.3))["eval"]
+    report = check(root, train_split="train[:16]", holdout=0.3)
+    assert list(report.held_out.values()) == np.bincount(held.labels).tolist() == [3, 2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.source import ArraySource, DataError, check_classes, digest
+from vit_jax.data.source import ArraySource, DataError, array_digest, check_classes, digest
 
 
 def source_with(*names):
@@ -56,3 +56,20 @@ def test_a_slice_of_a_mapped_file_stays_mapped(tmp_path):
     assert isinstance(part.images, np.memmap)
     assert np.shares_memory(part.images, mapped)
     assert len(part) == 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 1000])
+def test_the_digest_follows_every_label_and_the_ends(size):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (size, 2, 2, 1), dtype=np.uint8), np.zeros(size, np.int32)
+    found = {array_digest(images, labels)}
+    for place in {0, size - 1}:
+        changed = images.copy()
+        changed[place] ^= 1
+        found.add(array_digest(changed, labels))
+    for place in {0, size // 2, size - 1}:
+        changed = labels.copy()
+        changed[place] = 1
+        found.add(array_digest(images, changed))
+    assert len(found) == 1 + len({0, size - 1}) + len({0, size // 2, size - 1})
+    assert array_digest(images, labels) in found

@@ -107,6 +107,17 @@ def test_an_unknown_column_is_answered_with_those_there_are(root, header, fields
     assert f"{header.split(',')[0]!r}, {header.split(',')[1]!r}" in str(error.value)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_csv_file_may_be_separated_as_some_countries_do(root, delimiter):
+    text = csv_of(ROWS).replace(",", delimiter)
+    assert opened(write(root / "t.csv", text)).labels.tolist() == [1, 2, 0, 1]
+
+
+def test_two_columns_of_one_name_are_refused(root):
+    with pytest.raises(DataError, match=r"t\.csv, line 1: two columns are called 'label': rename"):
+        opened(write(root / "t.csv", "path,label,label\n1.png,a,b\n2.png,b,a\n"))
+
+
 def test_dog_breeds(tmp_path):
     """labels.csv with id,breed beside train/ID.jpg, as a Kaggle competition has it."""
     for number, name in enumerate(("000bec", "001513", "001cdf"), start=1):

@@ -7,7 +7,6 @@ CIFAR-10 where it is on disk.
 import io
 import json
 import os
-import pickle
 import re
 from pathlib import Path
 
@@ -216,15 +215,6 @@ def test_a_set_of_one_size_gives_arrays_where_that_is_asked_for(cifar10, image_s
     equal(source, arrays.images, arrays.labels)
     assert source.fingerprint == arrays.fingerprint
     assert split_names(config) == ["train", "test"]
-
-
-def test_decoded_arrays_are_sent_as_the_place_of_their_file(cifar10):
-    config = DataConfig(name="cifar10", root=str(cifar10.root))
-    for split in ("train", "train[10:30]"):
-        source = open_source(config, split)
-        sent = pickle.dumps(source)
-        assert len(sent) < 3000 < source.images.nbytes
-        equal(pickle.loads(sent), source.images, source.labels)  # noqa: S301
 
 
 def test_a_set_of_one_size_is_resized_where_another_is_asked_for(cifar10, own_cifar10):

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax.data.labels import numbered_classes
-from vit_jax.data.mapped import array_digest
-from vit_jax.data.source import ArraySource, DataConfig, DataError, digest
+from vit_jax.data.source import ArraySource, DataConfig, DataError, array_digest, digest
 from vit_jax.data.splits import parse_split, usual_name
 from vit_jax.data.stored import Stored, check_memory, describe, keys_of, read, what_it_is
 

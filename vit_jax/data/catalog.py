@@ -13,7 +13,7 @@ from vit_jax.data.source import (
     check_classes,
     declared_size,
 )
-from vit_jax.data.splits import hold_out, parse_split, usual_name
+from vit_jax.data.splits import hold_out, parse_split, places_of, usual_name
 
 AnySource = ArraySource | FileSource
 
@@ -59,7 +59,7 @@ def open_source(config: DataConfig, split: str) -> AnySource:
     Raises:
       DataError: see `open_splits`.
     """
-    name, (start, stop) = parse_split(split)
+    name, _ = parse_split(split)
     whole = _kind(config).open(config, name)
     size, (height, width, _) = declared_size(config), whole.image_shape
     if size not in (None, (height, width)):
@@ -67,11 +67,8 @@ def open_source(config: DataConfig, split: str) -> AnySource:
             f"data.image_size={config.image_size}, but the images of {config.name} are "
             f"{height}x{width} pixels: leave it out, only encoded images are resized"
         )
-    first = start.resolve(len(whole), default=0)
-    last = stop.resolve(len(whole), default=len(whole))
-    if first >= last:
-        raise DataError(f"split {split!r} is empty: {name!r} has {len(whole)} images")
-    return whole if (first, last) == (0, len(whole)) else whole.take(np.arange(first, last))
+    places = places_of(split, len(whole))
+    return whole if len(places) == len(whole) else whole.take(np.array(places))
 
 
 def split_names(config: DataConfig) -> list[str]:

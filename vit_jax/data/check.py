@@ -9,8 +9,8 @@ import numpy as np
 from vit_jax.data.check_images import Look, identical, look_at
 from vit_jax.data.check_parts import Part, open_parts
 from vit_jax.data.check_report import DataReport, Findings, SplitFacts, number
-from vit_jax.data.source import DataConfig
-from vit_jax.data.splits import hold_out, parse_split, usual_name
+from vit_jax.data.source import DataConfig, DataError
+from vit_jax.data.splits import hold_out, parse_split, places_of, usual_name
 
 SMALL = 16
 """Pixels on a side, below which a picture has less than one patch of the usual models."""
@@ -21,6 +21,8 @@ NEARLY_ALL = 0.95
 
 Looks = dict[str, dict[int, Look]]
 """By split and index."""
+Uses = dict[str, tuple[str, np.ndarray]]
+"""By "train", "eval" and "test": the split that is used for it, and the indices in it."""
 
 
 def check_data(config: DataConfig, full: bool = True) -> DataReport:
@@ -43,15 +45,17 @@ def check_data(config: DataConfig, full: bool = True) -> DataReport:
     names = _Names(parts, root)
     _bad_images(config, parts, looks, names, findings)
     _odd_images(looks, names, findings)
+    uses = _uses(config, parts)
+    _overlaps(config, uses, findings)
     if full:
-        _duplicates(parts, looks, names, findings)
+        _duplicates(parts, looks, uses, names, findings)
     _classes(config, parts, findings)
     return DataReport(
         data=config.name,
         root=config.root,
         full=full,
         splits={part.name: _facts(part, looks.get(part.name, {}), names) for part in parts},
-        held_out=_held_out(config, parts),
+        held_out=_held_out(parts, uses),
         problems=tuple(findings.problems),
         warnings=tuple(findings.warnings),
         notes=tuple(findings.notes),
@@ -129,21 +133,44 @@ def _odd_images(looks: Looks, names: _Names, findings: Findings) -> None:
             findings.note(f"{number(len(files), 'image')} {text}", files)
 
 
-def _duplicates(parts: Sequence[Part], looks: Looks, names: _Names, findings: Findings) -> None:
+def _overlaps(config: DataConfig, uses: Uses, findings: Findings) -> None:
+    """Slices of one split that have images in common."""
+    for first, second in (("train", "eval"), ("train", "test"), ("eval", "test")):
+        if first not in uses or second not in uses or uses[first][0] != uses[second][0]:
+            continue
+        common = np.intersect1d(uses[first][1], uses[second][1])
+        if len(common):
+            fields = " and ".join(
+                f"data.{use}_split={getattr(config, f'{use}_split')!r}" for use in (first, second)
+            )
+            why = {"train": "learnt, then evaluated", "eval": "the best checkpoint is theirs too"}
+            findings.warning(f"{number(len(common), 'image')} in both {fields}: {why[first]}")
+
+
+def _duplicates(
+    parts: Sequence[Part], looks: Looks, uses: Uses, names: _Names, findings: Findings
+) -> None:
     read = [part for part in parts if part.encoded is not None and part.name in looks]
     images = [part.encoded for part in read if part.encoded is not None]
-    across, contradicting = [], []
+    held = uses["eval"] if _holds_out(uses) else (None, np.array([], int))
+    held_out = {(held[0], index) for index in held[1].tolist()}
+    across, within, contradicting = [], [], []
     for group in identical(images, [looks[part.name] for part in read]):
         files = sorted((split, names(read[split].name, index)) for split, index in group)
         line = " = ".join(name for _, name in files)
         if len({split for split, _ in group}) > 1:
             across.append(line)
+        elif len({(read[split].name, index) in held_out for split, index in group}) > 1:
+            within.append(line)
         classes = {read[split].class_names[read[split].labels[index]] for split, index in group}
         if len(classes) > 1:
             contradicting.append(line)
     if across:
         what = f"{number(len(across), 'image')} in more than one split: learnt, then evaluated"
         findings.warning(what, across)
+    if within:
+        what = f"{number(len(within), 'image')} with a copy among those that would be held out"
+        findings.warning(f"{what}: learnt, then evaluated", within)
     if contradicting:
         what = (
             f"{number(len(contradicting), 'image')} in more than one class: byte by byte the same"
@@ -173,17 +200,40 @@ def _counts(part: Part) -> dict[str, int]:
     return dict(zip(part.class_names, counts.tolist(), strict=True))
 
 
-def _held_out(config: DataConfig, parts: Sequence[Part]) -> dict[str, int] | None:
-    """What eval_split=auto would take from the training images."""
-    if not parts:
-        return None
+def _uses(config: DataConfig, parts: Sequence[Part]) -> Uses:
+    """As `open_splits` deals images out; what it would refuse is left out."""
     there = {usual_name(part.name): part for part in parts}
-    train = there.get(usual_name(parse_split(config.train_split)[0]))
-    if config.eval_split != "auto" or "val" in there or train is None or not 0 < config.holdout < 1:
+    uses = {}
+    for use in ("train", "eval", "test"):
+        wanted = getattr(config, f"{use}_split")
+        name = {"eval": "val"}.get(use, use) if wanted == "auto" else wanted
+        try:
+            part = there[usual_name(parse_split(name or "")[0])]
+            uses[use] = part.name, np.array(places_of(name, len(part.labels)))
+        except (DataError, KeyError):
+            continue  # named among the problems already, or not wanted
+    if config.eval_split == "auto" and "val" not in there and "train" in uses:
+        name, places = uses["train"]
+        labels = there[usual_name(name)].labels[places]
+        if 0 < config.holdout < 1:
+            kept, held = hold_out(labels, config.holdout, config.holdout_seed)
+            uses |= {"train": (name, places[kept]), "eval": (name, places[held])}
+    return uses
+
+
+def _holds_out(uses: Uses) -> bool:
+    """Whether training images are held out for evaluation."""
+    return "train" in uses and "eval" in uses and uses["train"][0] == uses["eval"][0]
+
+
+def _held_out(parts: Sequence[Part], uses: Uses) -> dict[str, int] | None:
+    """Examples by class of what is held out of the training images."""
+    if not _holds_out(uses):
         return None
-    _, held = hold_out(train.labels, config.holdout, config.holdout_seed)
-    counts = np.bincount(train.labels[held], minlength=len(train.class_names))
-    return dict(zip(train.class_names, counts.tolist(), strict=True))
+    name, held = uses["eval"]
+    part = next(part for part in parts if part.name == name)
+    counts = np.bincount(part.labels[held], minlength=len(part.class_names))
+    return dict(zip(part.class_names, counts.tolist(), strict=True))
 
 
 def _facts(part: Part, looks: Mapping[int, Look], names: _Names) -> SplitFacts:

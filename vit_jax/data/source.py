@@ -201,6 +201,12 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
+def array_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """Of all labels and 256 images spread over the set: quick, and different for different data."""
+    spread = np.linspace(0, len(labels) - 1, 256).astype(int)
+    return digest(images[np.unique(spread)].tobytes(), labels.tobytes())
+
+
 def check_classes(sources: Sequence[Source]) -> None:
     """Raise a DataError unless all splits name the same classes in the same order."""
     first, *others = sources

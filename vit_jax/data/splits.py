@@ -61,6 +61,19 @@ class Bound:
         return index
 
 
+def places_of(split: str, length: int) -> range:
+    """The indices that "train[10%:500]" takes of a whole split of so many images.
+
+    Raises:
+      DataError: the notation cannot be read, or the slice is empty or lies outside.
+    """
+    name, (start, stop) = parse_split(split)
+    places = range(start.resolve(length, default=0), stop.resolve(length, default=length))
+    if not places:
+        raise DataError(f"split {split!r} is empty: {name!r} has {length} images")
+    return places
+
+
 def parse_split(split: str) -> tuple[str, tuple[Bound, Bound]]:
     """ "train[10%:500]" -> ("train", (10 %, 500)), the slice notation of TFDS."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split.strip())

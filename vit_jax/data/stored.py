@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.mapped import map_array
 from vit_jax.data.source import DataError
 
 DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -97,8 +96,8 @@ def read(stored: Stored) -> np.ndarray:
     if stored.key is None:
         if not stored.size:
             return np.zeros(stored.shape, stored.dtype)
-        place = stored.shape, stored.offset, stored.fortran
-        return map_array(str(stored.file), stored.dtype.str, *place)
+        order = "F" if stored.fortran else "C"
+        return np.memmap(stored.file, stored.dtype, "r", stored.offset, stored.shape, order)
     check_memory(stored)
     try:
         with _opened(stored.file, stored.key) as (stream, _):

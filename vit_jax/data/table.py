@@ -21,7 +21,8 @@ from vit_jax.data.splits import USUAL, parse_split, usual_name
 
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "id")
 LABEL_COLUMNS = ("label", "class", "target", "category")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
+"""By suffix; of several, the one that is most frequent among the names of the columns."""
 SUFFIXES = (*DELIMITERS, ".jsonl")
 CHECKED_ROWS = 100_000
 """Tables with more rows are opened without a look at every file."""
@@ -242,6 +243,8 @@ def _read(table: Path) -> tuple[list[str], Iterable[tuple[int, dict[str, Any]]]]
     columns = [column.strip() for column in columns]
     if not any(columns):
         raise DataError(f"{table}, line {line}: the names of the columns are missing")
+    if twice := [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]:
+        raise DataError(f"{table}, line {line}: two columns are called {twice[0]!r}: rename one")
     return columns, _by_column(table, columns, rows)
 
 
@@ -257,11 +260,14 @@ def _by_column(
         yield line, dict(zip(columns, row, strict=True))
 
 
-def _csv_rows(table: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(table: Path, delimiters: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, the names of the columns first."""
     before = 0
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            delimiter = max(delimiters, key=first.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             for row in reader:
                 # A quoted field may go over several lines.

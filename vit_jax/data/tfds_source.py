@@ -19,8 +19,14 @@ import numpy as np
 from vit_jax.data.cache import cache_folder, whole_file
 from vit_jax.data.decode import opened
 from vit_jax.data.encoded import FileSource, contents_digest, pixels_of
-from vit_jax.data.mapped import array_digest, map_file
-from vit_jax.data.source import ArraySource, DataConfig, DataError, declared_size, digest
+from vit_jax.data.source import (
+    ArraySource,
+    DataConfig,
+    DataError,
+    array_digest,
+    declared_size,
+    digest,
+)
 from vit_jax.data.splits import parse_split, usual_name
 from vit_jax.data.tfds_records import (
     check_labels,
@@ -178,14 +184,14 @@ def _decoded(
     folder = _decoded_folder(builder)
     files = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     try:
-        return map_file(files[0]), np.load(files[1])
+        return np.load(files[0], mmap_mode="r"), np.load(files[1])
     except (OSError, ValueError, EOFError):
         pass  # not there yet, or damaged: decoded below, and written anew
     with whole_file(files[0]) as temporary:
         labels = _decode_into(temporary, builder, split, image_key, label_key)
     with whole_file(files[1]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, labels)
-    return map_file(files[0]), labels
+    return np.load(files[0], mmap_mode="r"), labels
 
 
 def _decode_into(
