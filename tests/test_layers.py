@@ -12,7 +12,8 @@ FLOORS = (
     {"config", "pictures"},
     {"weights"},
     {"train", "__init__"},
-    {"cli_data"},
+    {"inference"},
+    {"commands"},
     {"cli"},
     {"/train", "/configs", "/examples", "/benchmarks"},  # outside the package: nobody imports them
 )

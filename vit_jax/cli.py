@@ -11,19 +11,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-import vit_jax
-from vit_jax import ViT, cli_data
+from vit_jax.commands import data
+from vit_jax.commands.convert import convert
+from vit_jax.commands.doctor import doctor
+from vit_jax.commands.evaluate import evaluate
+from vit_jax.commands.summary import summary
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
-from vit_jax.ops.test_time import TestTime
 from vit_jax.train.loop import Resume
-from vit_jax.weights.run_folder import Which
 
 DEFAULT_CONFIG = "configs/digits.py"
-LayoutName = Literal["huggingface", "timm", "torchvision", "google"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "convert": convert,
-        "data": cli_data.main,
+        "data": data.main,
         "doctor": doctor,
         "evaluate": evaluate,
         "summary": summary,
@@ -59,126 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
     if argv[:1] == ["data"]:
-        return _exit_code(lambda: cli_data.main(argv[1:]), debug)
+        return _exit_code(lambda: data.main(argv[1:]), debug)
     return _exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(
             commands, prog="vit-jax", args=argv, use_underscores=True
         ),
         debug,
     )
-
-
-def doctor() -> int:
-    """Say what this machine offers: versions, devices, and where data is looked for."""
-    from importlib.metadata import version
-
-    import jax
-
-    from vit_jax.data.tfds_source import data_dir
-
-    print(f"{'vit_jax':<18}{vit_jax.__version__}")
-    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
-        print(f"{name:<18}{version(name)}")
-    print(f"{'python':<18}{sys.version.split()[0]}")
-    for device in jax.local_devices():
-        print(f"{'device':<18}{device.platform}:{device.id}  {device.device_kind}")
-    folder = data_dir(None)
-    print(f"{'TFDS data':<18}{folder}{'' if folder.is_dir() else '  (not there yet)'}")
-    print(f"{'run folders':<18}{Path('runs').resolve()}")
-    return 0
-
-
-def evaluate(
-    model: str,
-    /,
-    data: str | None = None,
-    split: str | None = None,
-    checkpoint: Which | int = "latest",
-    test_time: TestTime = "none",
-) -> int:
-    """Evaluate a model on a split, every image once.
-
-    Args:
-      model: a run folder, weights in any published layout, or hf-hub:USER/REPO.
-      data: a data set such as cifar10, or a folder of images. Default: the data of the run.
-      split: a split or slice, such as "val" or "train[:10%]". Default: the test split.
-      checkpoint: of a run: latest, best (by held-out accuracy), or a step.
-      test_time: average the logits of each image and its mirror image, or of shifts of both too.
-    """
-    from vit_jax.train.evaluate_saved import evaluate_saved
-
-    where = None if data is None else cli_data.where(data)
-    label, result = evaluate_saved(model, where, split, checkpoint, test_time)
-    print(f"{label}: {result.in_words()}")
-    return 0
-
-
-def convert(model: str, out: str, /, to: LayoutName) -> int:
-    """Write a model's weights in a published layout.
-
-    Args:
-      model: a run folder, weights in any published layout, or hf-hub:USER/REPO.
-      out: a new folder for huggingface and timm, a file for torchvision (.safetensors) and google
-        (.npz).
-      to: the layout.
-    """
-    from vit_jax.weights import load_pretrained, save_pretrained
-
-    network, variables, spec = load_pretrained(model)
-    print(f"{spec.layout} -> {to}: {save_pretrained(out, to, network, variables, spec)}")
-    return 0
-
-
-def summary(
-    model: str, /, image_size: int | tuple[int, int] | None = None, channels: int | None = None
-) -> int:
-    """Print a model's parameters, floating-point operations and shapes.
-
-    Args:
-      model: a config file, a run folder, weights in any published layout, or a published size such
-        as B/16.
-      image_size: pixels on a side, or height and width. Default: the model's; 224 for a size.
-      channels: channels of an image. Default: the model's, else 3.
-    """
-    import jax
-
-    from vit_jax.models import abstract_params, forward_flops, parameter_count
-
-    architecture = _architecture(model)
-    size = image_size or architecture.image_size
-    channels = channels or architecture.channels or 3
-    if size is None:
-        raise ConfigError(f"{model} leaves the image size to its data: add --image_size=PIXELS")
-    architecture = architecture.clone(image_size=None, channels=None)
-    parameters = abstract_params(architecture, size, channels)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(parameters):
-        print(f"{jax.tree_util.keystr(keys, simple=True, separator='/'):<44}{leaf.shape}")
-    print(f"parameters         {parameter_count(architecture, size, channels):,}")
-    flops = forward_flops(architecture, size, channels)
-    print(f"FLOPs per image    {flops / 1e9:,.3f} G forward, {3 * flops / 1e9:,.3f} G training")
-    return 0
-
-
-def _architecture(model: str) -> ViT:
-    """The model of a config file, a run folder, weights, or a published size."""
-    from vit_jax.models import vit
-    from vit_jax.runs.folder import is_run_folder
-    from vit_jax.train.start import open_start
-    from vit_jax.weights import open_pretrained
-
-    path = Path(model).expanduser()
-    if path.suffix in (".py", ".json"):
-        config = load_config(path)
-        start = open_start(config)
-        return start.config.model if start else config.model
-    if is_run_folder(path):
-        return load_config(path / "config.json").model
-    if path.exists() or model.startswith("hf-hub:"):
-        return open_pretrained(model).model.clone()
-    try:
-        return vit(model).clone(image_size=224)
-    except ValueError as error:
-        raise ConfigError(f"{model}: there is no such file; as a size, {error}") from error
 
 
 def _train(argv: list[str]) -> int:

@@ -9,12 +9,12 @@ from PIL import Image
 
 from vit_jax.config import Config, ConfigError, load_config
 from vit_jax.data.source import DataError
+from vit_jax.inference import evaluate as evaluation
+from vit_jax.inference.evaluate import evaluate_saved
 from vit_jax.runs.checkpoints import CheckpointError, Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.runs.metrics import read_rows
-from vit_jax.train import evaluate_saved as evaluation
 from vit_jax.train import setup
-from vit_jax.train.evaluate_saved import evaluate_saved
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
 from vit_jax.train.setup import set_up

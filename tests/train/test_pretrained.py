@@ -12,9 +12,9 @@ from vit_jax.cli import main, train_command
 from vit_jax.config import ConfigError, to_json
 from vit_jax.data.catalog import open_source
 from vit_jax.data.source import DataConfig, DataError
+from vit_jax.inference.evaluate import evaluate_saved
 from vit_jax.optim import OptimConfig
 from vit_jax.runs.folder import RunFolder
-from vit_jax.train.evaluate_saved import evaluate_saved
 from vit_jax.train.loop import train
 from vit_jax.train.setup import set_up
 from vit_jax.weights import WeightsError

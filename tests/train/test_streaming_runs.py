@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.cli_data import where
+from vit_jax.commands.data import where
 from vit_jax.data.order import Order
 from vit_jax.data.source import DataConfig, DataError
+from vit_jax.inference import evaluate as evaluation
+from vit_jax.inference.evaluate import evaluate_saved
+from vit_jax.inference.saved import open_model
 from vit_jax.ops.augment import AugmentConfig
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import make_mesh, replicated
-from vit_jax.train import evaluate_saved as evaluation
 from vit_jax.train import setup
-from vit_jax.train.evaluate_saved import evaluate_saved
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
 from vit_jax.train.setup import set_up
@@ -274,10 +275,11 @@ def test_d14_the_order_of_classes_is_kept_and_used(config, photographs, tmp_path
     state = checkpoints.restore_weights(2, replicated(make_mesh(jax.devices()[:1])))
     assert state[1]["class_names"] == ["cat", "dog"]
     checkpoints.close()
-    images = setup.open_splits(load_run(tmp_path / "run").config.data)["eval"]
-    config = load_run(tmp_path / "run").config
+    saved = dataclasses.replace(open_model(tmp_path / "run"), class_names=("dog", "cat"))
+    data = saved.config.data
+    images = setup.open_splits(data)["eval"]
     with pytest.raises(DataError, match=r"in another order, \('dog', 'cat'\) instead of"):
-        evaluation._check_classes(config, ("dog", "cat"), images, "weights")
+        evaluation._check_classes(saved, data, images)
 
 
 def test_the_part_held_out_of_a_single_folder_is_the_same_in_every_run(config, photographs):

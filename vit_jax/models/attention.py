@@ -1,5 +1,7 @@
 """Multi-head self-attention."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,6 +11,8 @@ from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Dense, Dtype, layer_norm
 from vit_jax.models.patches import divisors
+
+AttentionMethod = Literal["einsum", "fused"]
 
 
 def attention_weights(
@@ -54,6 +58,9 @@ class SelfAttention(nn.Module):
     """Dropout on the attention weights."""
     dropout: float = 0.0
     """Dropout after the output projection."""
+    attention_method: AttentionMethod = "einsum"
+    """einsum: by two products; fused: by `jax.nn.dot_product_attention`, except where the weights
+    themselves are asked for or dropped out. Same numbers but for rounding."""
     init_scheme: Init = "paper"
     dtype: Dtype = "float32"
 
@@ -79,10 +86,14 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = layer_norm(self.norm_eps, self.dtype, "q_norm")(q)
             k = layer_norm(self.norm_eps, self.dtype, "k_norm")(k)
-        weights = attention_weights(q, k, scale)
-        self.sow("intermediates", "attention", weights)
-        weights = nn.Dropout(self.attention_dropout)(weights, deterministic=not train)
-        out = jnp.einsum("bkqn,bnkh->bqkh", weights.astype(v.dtype), v)
+        drops = train and self.attention_dropout > 0
+        if self.attention_method == "fused" and not (drops or self._weights_are_asked_for()):
+            out = jax.nn.dot_product_attention(q, k, v, scale=scale)
+        else:
+            weights = attention_weights(q, k, scale)
+            self.sow("intermediates", "attention", weights)
+            weights = nn.Dropout(self.attention_dropout)(weights, deterministic=not train)
+            out = jnp.einsum("bkqn,bnkh->bqkh", weights.astype(v.dtype), v)
         out = Dense(
             width,
             kernel_init=initializers.dense_kernel(self.init_scheme),
@@ -91,3 +102,6 @@ class SelfAttention(nn.Module):
             name="proj",
         )(out.reshape(batch, num_tokens, inner))
         return nn.Dropout(self.dropout)(out, deterministic=not train)
+
+    def _weights_are_asked_for(self) -> bool:
+        return self.is_mutable_collection("intermediates") and not self.is_initializing()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.models.attention import SelfAttention
+from vit_jax.models.attention import AttentionMethod, SelfAttention
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, layer_norm
 
@@ -33,6 +33,7 @@ class Block(nn.Module):
     """A LayerNorm on the block's output."""
     mlp_output_activation: bool = False
     """A second activation after the MLP's second Dense."""
+    attention_method: AttentionMethod = "einsum"
     activation: Activation = "gelu"
     norm_eps: float = 1e-6
     init_scheme: Init = "paper"
@@ -55,6 +56,7 @@ class Block(nn.Module):
             norm_eps=self.norm_eps,
             attention_dropout=self.attention_dropout,
             dropout=self.dropout,
+            attention_method=self.attention_method,
             init_scheme=self.init_scheme,
             dtype=self.dtype,
             name="attn",

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
 from vit_jax.models import initializers
+from vit_jax.models.attention import AttentionMethod
 from vit_jax.models.encoder import Block, Encoder
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, Dense, Dtype, layer_norm
@@ -101,6 +102,9 @@ class ViT(nn.Module):
     """Epsilon of every LayerNorm."""
     patch_method: PatchMethod = "conv"
     """How patches are projected: strided convolution, or reshape and product. Same numbers."""
+    attention_method: AttentionMethod = "einsum"
+    """How attention is computed: by two products, or by JAX's fused function. Same numbers but for
+    rounding."""
     init_scheme: Init = "paper"
     """Initial values: those of the paper's code, or PyTorch's defaults."""
     head_zero_init: bool = True
@@ -160,6 +164,7 @@ class ViT(nn.Module):
             layer_scale=self.layer_scale,
             output_norm=self.block_output_norm,
             mlp_output_activation=self.mlp_output_activation,
+            attention_method=self.attention_method,
             activation=self.activation,
             norm_eps=self.norm_eps,
             init_scheme=self.init_scheme,

@@ -2,23 +2,19 @@
 
 import contextlib
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-from vit_jax.config import Config
 from vit_jax.data.catalog import AnySource, open_source, open_splits
 from vit_jax.data.feeds import make_feed, settle
 from vit_jax.data.order import Order
 from vit_jax.data.source import DataConfig, DataError
+from vit_jax.inference.saved import SavedModel, open_model
 from vit_jax.ops.test_time import TestTime
-from vit_jax.runs.folder import RunError, is_run_folder
+from vit_jax.runs.folder import RunError
 from vit_jax.sharding import batch_sharded, make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.setup import compile_eval_step, make_recipe
-from vit_jax.train.state import Params
-from vit_jax.weights.load import load_pretrained
-from vit_jax.weights.run_folder import Which, load_run
+from vit_jax.weights.run_folder import Which
 
 WHERE = (
     *("name", "root", "train_split", "eval_split", "test_split", "holdout", "holdout_seed"),
@@ -49,39 +45,49 @@ def evaluate_saved(
     Raises:
       RunError, WeightsError, DataError: there is no such model or data, or they do not fit.
     """
-    path = Path(source).expanduser()
-    if is_run_folder(path):
-        config, names, params, label = _from_run(path, data, checkpoint)
-    else:
-        config, names, params, label = _from_weights(source, data)
-    use, images = _images(config.data, split, os.fspath(source))
-    _check_classes(config, names, images, os.fspath(source))
+    saved = open_model(source, checkpoint)
+    config = dataclasses.replace(saved.config, data=_data(saved, data))
+    use, images = _images(config.data, split, saved.source)
+    _check_classes(saved, config.data, images)
+    _check_depth(saved, images)
 
     mesh = make_mesh(select_devices(config.device))
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    _check_depth(path, images)
     settled, resident = settle(config.data, {use: images}, replicated(mesh), batch_sharded(mesh))
     order = Order(len(images), batch_size)
     feed = make_feed(config.data, settled[use], order, resident, evaluates=True)
     recipe = make_recipe(config, total_steps=1, steps_per_epoch=1)
     step = compile_eval_step(recipe, mesh, config.parallel, feed, test_time)
     with contextlib.closing(feed):
-        result = evaluate(step, {"": params}, feed)[""]
+        result = evaluate(step, {"": saved.params}, feed)[""]
     if feed.bad_images:
         print(f"NOTE: {len(feed.bad_images)} files without a picture are left out")
-    return f"{label}, {use}", result
+    return f"{saved.label}, {use}", result
 
 
-def _check_depth(path: Path, images: AnySource) -> None:
-    """Raise a DataError where a run on floats meets integers, or the other way round."""
-    facts = path / "data.json"
-    if not facts.exists():
-        return
-    trained = json.loads(facts.read_text())["train"]["dtype"]
-    if (trained == "float32") != (images.dtype.kind == "f"):
+def _data(saved: SavedModel, data: DataConfig | None) -> DataConfig:
+    """The data to evaluate on, read and resized as in the training."""
+    there = saved.config.data
+    if data is None and saved.is_run:
+        return there
+    if data is None:
         raise DataError(
-            f"{path} was trained on {trained} images, and these are {images.dtype}: their ranges "
-            "cannot be told apart"
+            f"{saved.source}: name the data to evaluate on, as --data NAME or --data FOLDER"
+        )
+    return dataclasses.replace(
+        there,
+        **{name: getattr(data, name) for name in WHERE},
+        image_size=there.image_size or saved.model.image_size,
+        channels=saved.model.channels,
+    )
+
+
+def _check_depth(saved: SavedModel, images: AnySource) -> None:
+    """Raise a DataError where a model of floats meets integers, or the other way round."""
+    if saved.is_run and (saved.dtype == "float32") != (images.dtype.kind == "f"):
+        raise DataError(
+            f"{saved.source} was trained on {saved.dtype} images, and these are {images.dtype}: "
+            "their ranges cannot be told apart"
         )
 
 
@@ -97,46 +103,13 @@ def _images(data: DataConfig, split: str | None, source: str) -> tuple[str, AnyS
     return use if name in (None, "auto") else name, opened[use]
 
 
-def _from_run(
-    path: Path, data: DataConfig | None, checkpoint: Which | int
-) -> tuple[Config, tuple[str, ...], Params, str]:
-    run = load_run(path, checkpoint)
-    there = run.config.data
-    if data is not None:
-        # Read and resized as in the training; only where the images are is another matter.
-        data = dataclasses.replace(
-            there,
-            **{name: getattr(data, name) for name in WHERE},
-            image_size=there.image_size or run.model.image_size,
-            channels=run.model.channels,
-        )
-    # Wherever it was trained, it is evaluated on what is here.
-    config = dataclasses.replace(run.config, data=data or there, device="auto")
-    return config, run.class_names, run.params, f"{path}, checkpoint {run.step}"
-
-
-def _from_weights(
-    source: str | os.PathLike[str], data: DataConfig | None
-) -> tuple[Config, tuple[str, ...] | None, Params, str]:
-    model, variables, spec = load_pretrained(source)
-    if data is None:
-        raise DataError(f"{source}: name the data to evaluate on, as --data NAME or --data FOLDER")
-    channels = model.channels
-    data = dataclasses.replace(
-        data, mean=spec.mean, std=spec.std, image_size=spec.image_size, channels=channels
-    )
-    config = Config(model=model, data=data)
-    return config, spec.class_names, variables["params"], os.fspath(source)
-
-
-def _check_classes(
-    config: Config, names: tuple[str, ...] | None, images: AnySource, source: str
-) -> None:
+def _check_classes(saved: SavedModel, data: DataConfig, images: AnySource) -> None:
     """Raise a DataError where the model's outputs do not stand for the data's classes."""
-    outputs, classes = config.model.num_classes, images.class_names
+    names, classes, outputs = saved.class_names, images.class_names, saved.model.num_classes
+    source = saved.source
     if outputs != len(classes):
         raise DataError(
-            f"{source} tells {outputs or 'no'} classes apart, {config.data.name} has "
+            f"{source} tells {outputs or 'no'} classes apart, {data.name} has "
             f"{len(classes)}: a head for those would be untrained, and its accuracy chance. "
             f"Fine-tune first: python train.py --config CONFIG --config.pretrained={source}"
         )
@@ -144,10 +117,10 @@ def _check_classes(
         return
     if sorted(names) == sorted(classes):
         raise DataError(
-            f"{source} has the classes of {config.data.name} in another order, {names} instead "
+            f"{source} has the classes of {data.name} in another order, {names} instead "
             f"of {classes}: its labels would be mixed up"
         )
     print(
-        f"NOTE: {source} calls its classes {', '.join(names[:4])} …, {config.data.name} "
+        f"NOTE: {source} calls its classes {', '.join(names[:4])} …, {data.name} "
         f"{', '.join(classes[:4])} …: taken for the same, in this order"
     )

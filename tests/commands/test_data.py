@@ -8,7 +8,7 @@ import pytest
 from data.folders import plain, save
 
 from vit_jax import cli
-from vit_jax.cli_data import kind_of
+from vit_jax.commands.data import kind_of
 
 
 @pytest.fixture
