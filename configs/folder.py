@@ -9,7 +9,9 @@ FOLDER holds train/CLASS/FILES and, where you have them, val and test beside tra
 alone, of which a tenth of every class is then held out. `vit-jax data check FOLDER` looks at it
 first. A few hundred images are too few to train from scratch: start from published weights.
 
-Measured: not yet.
+Measured on two cores of an AMD EPYC, 2026-11-21, on 244 photographs of ants and bees from scratch
+(seed 0 alone): 69.3 % of the 153 held-out images, where one class for all would give 54.2 %, in
+7 minutes. Fine-tuned, see finetune_hymenoptera.py, it is 91 to 93 %.
 """
 
 from vit_jax import vit
