@@ -238,13 +238,13 @@ def test_d20_a_missing_root_is_answered_with_near_names_and_the_layout(root):
 @pytest.mark.parametrize("size", [32, 224, 448, (224, 160)])
 @pytest.mark.parametrize("fraction", [1.0, 0.875])
 def test_the_centre_lies_inside_pictures_of_every_size(size, fraction):
-    from vit_jax.data.decode import Pixels, _whole
+    from vit_jax.data.decode import Pixels, whole_box
 
     height, width = (size, size) if isinstance(size, int) else size
     pixels = Pixels(height, width, crop_fraction=fraction)
     for across in range(130, 520, 3):
         for down in range(130, 520, 3):
-            left, top, right, bottom = _whole((across, down), pixels)
+            left, top, right, bottom = whole_box((across, down), pixels)
             # As they are, without a tolerance: Pillow has none.
             assert 0 <= left < right <= across
             assert 0 <= top < bottom <= down

@@ -1,5 +1,6 @@
 """What a file of a folder becomes: modes, depths, EXIF, greyscale, bad files, resizing."""
 
+import io
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ import pytest
 from data.folders import GREY, RED, make_folder, opened, plain, save
 from PIL import Image
 
-from vit_jax.data.decode import BadImageError
+from vit_jax.data.decode import BadImageError, Pixels, decode
 from vit_jax.data.source import DataError
 
 
@@ -208,11 +209,11 @@ def test_a_bad_file_is_named(root, tmp_path, content, message):
     assert "remove it" in str(error.value)
 
 
-def resized_by_torch(image, height, width):
-    """float [h, w, c], by antialiased bicubic interpolation."""
+def resized_by_torch(image, height, width, mode):
+    """float [h, w, c], by antialiased interpolation."""
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     pixels = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)[None]
-    options = {"mode": "bicubic", "antialias": True, "align_corners": False}
+    options = {"mode": mode, "antialias": True, "align_corners": False}
     resized = torch.nn.functional.interpolate(pixels, (height, width), **options)
     return resized[0].permute(1, 2, 0).numpy()
 
@@ -228,25 +229,52 @@ def resized_by_torch(image, height, width):
     ],
 )
 @pytest.mark.parametrize("resize", ["crop", "squash"])
-def test_resizing_equals_torch(tmp_path, stored, size, covering, resize):
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("rounding", ["none", "even"])
+def test_resizing_equals_torch(tmp_path, stored, size, covering, resize, mode, rounding):
     # Neither bright nor dark, so that what the cubic overshoots is never clipped in between.
     image = np.random.default_rng(0).integers(80, 176, (*stored, 3)).astype(np.uint8)
     for name in "ab":
         save(tmp_path / "train" / name / "1.png", image)
-    expected = resized_by_torch(image, *(covering if resize == "crop" else size))
+    expected = resized_by_torch(image, *(covering if resize == "crop" else size), mode)
     top, left = (expected.shape[0] - size[0]) // 2, (expected.shape[1] - size[1]) // 2
     expected = expected[top : top + size[0], left : left + size[1]]
-    found = opened(tmp_path, image_size=size, resize=resize).images[0]
+    fields = {"resize": resize, "interpolation": mode, "crop_rounding": rounding}
+    found = opened(tmp_path, image_size=size, **fields).images[0]
     assert found.shape == (*size, 3)
     # Pillow rounds to whole numbers after each axis, PyTorch not at all.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.5)
 
 
-def test_a_picture_far_wider_than_high_is_cut(root):
+def test_the_bicubic_filter_is_the_default(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 64, 3)).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "train" / name / "1.png", image)
+    default, bicubic, bilinear = (
+        opened(tmp_path, image_size=20, **fields).images[0]
+        for fields in ({}, {"interpolation": "bicubic"}, {"interpolation": "bilinear"})
+    )
+    assert np.array_equal(default, bicubic)
+    assert not np.array_equal(default, bilinear)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "bilinear", "lanczos", "hamming"])
+def test_a_chosen_box_is_resized_by_the_filter_asked_for(name):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 64, 3)).astype(np.uint8))
+    file, box = io.BytesIO(), (3.5, 2.0, 50.0, 33.25)
+    image.save(file, "PNG")
+    pixels = Pixels(16, 24, crop_fraction=0.5, crop_rounding="even", interpolation=name)
+    found = decode(file, "picture", pixels, lambda width, height: box)
+    expected = image.resize((24, 16), Image.Resampling[name.upper()], box=box)
+    assert np.array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize("rounding", ["none", "even", "down"])
+def test_a_picture_far_wider_than_high_is_cut(root, rounding):
     strip = np.zeros((1, 30_000, 3), np.uint8)
     strip[:, 14_990:15_010] = RED
     save(root / "val" / "a" / "1.png", strip)
     save(root / "val" / "b" / "1.png", strip.transpose(1, 0, 2))
     # Whole, at this height, it would have 2.7 thousand million pixels.
-    images = opened(root, "val", image_size=300).images
+    images = opened(root, "val", image_size=300, crop_rounding=rounding).images
     assert (images == np.array(RED)).all()

@@ -51,7 +51,7 @@ def test_the_interpolation_is_that_of_the_source_unless_another_is_asked_for(sav
         _, _, spec = load_pretrained(path, image_size=40, say=None)
         assert spec.steps[-1] == f"pos_embed: resampled from 3x3 to 5x5 patches, {name}"
     _, _, spec = load_pretrained(path, image_size=40, interpolation="bicubic", say=None)
-    assert spec.steps[0].endswith("bicubic")
+    assert spec.steps[-1].endswith("bicubic")
 
 
 def test_sincos_positions_need_no_resampling(saved):
@@ -143,7 +143,7 @@ def test_a_file_without_a_head_gets_one(saved):
 def test_the_representation_can_be_dropped_with_its_head(saved):
     path = saved("google", representation=40)
     _, variables, spec = load_pretrained(path, num_classes=5, representation=None, say=None)
-    assert spec.steps[0] == "representation: dropped"
+    assert "representation: dropped" in spec.steps
     assert spec.fresh_head
     assert variables["params"]["head"]["kernel"].shape == (64, 5)
 

@@ -177,6 +177,8 @@ def test_without_positions_they_are_sincos2d_of_224_pixels(archive):
     model, variables, spec = load_pretrained(path)
     assert spec.steps == (
         "positions: none in the file, so sincos2d; of 224 pixels, as in the configs",
+        "resizing: straight to the image size, bilinear, assumed, as in Google's code, which does "
+        "not antialias",
     )
     assert np.abs(model.apply(variables, images) - expected).max() <= 1e-5 * abs(expected).max()
 

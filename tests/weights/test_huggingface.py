@@ -10,6 +10,7 @@ from weights.conftest import NAMES
 
 from vit_jax import load_pretrained, save_pretrained
 from vit_jax.weights import WeightsError
+from vit_jax.weights.processor import NO_FILE
 
 torch = pytest.importorskip("torch", reason="the reference; installed for Python 3.11 only")
 transformers = pytest.importorskip("transformers", reason="the reference; Python 3.11 only")
@@ -81,6 +82,7 @@ def test_a_pooler_beside_a_classifier_is_left_out_and_said(reference):
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     ours, variables, spec = load_pretrained(folder, say=None)
     assert spec.steps == (
+        NO_FILE,
         "not read, as no part of the ViT: vit.pooler.dense.bias, vit.pooler.dense.weight",
     )
     assert relative(ours.apply(variables, images()), run(model, images()).logits) < 1e-5
@@ -147,7 +149,9 @@ def test_positions_are_resampled_as_transformers_does(reference, size):
     model, folder = reference("ViTForImageClassification")
     ours, variables, spec = load_pretrained(folder, image_size=size, say=None)
     rows, columns = size[0] // 8, size[1] // 8
-    assert spec.steps == (f"pos_embed: resampled from 3x3 to {rows}x{columns} patches, bicubic",)
+    assert spec.steps[1:] == (
+        f"pos_embed: resampled from 3x3 to {rows}x{columns} patches, bicubic",
+    )
     pixels = images(*size)
     with torch.no_grad():
         expected = model(
@@ -204,7 +208,10 @@ def test_the_image_processor_is_described(random_model, preprocessing, tmp_path)
     found = json.loads((folder / "preprocessor_config.json").read_text())
     assert found["image_mean"] == [0.5, 0.4, 0.3]
     assert found["image_std"] == [0.2, 0.25, 0.3]
-    assert found["size"] == {"height": 24, "width": 24}
+    # Ours keeps the proportions and cuts the centre out, which ViTImageProcessor does not.
+    assert found["image_processor_type"] == "BitImageProcessor"
+    assert found["size"] == {"shortest_edge": 24}
+    assert found["crop_size"] == {"height": 24, "width": 24}
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ def test_a_bare_timm_state_dict_tells_its_architecture(saved):
     model = found.model
     # What no array shows is assumed, and said.
     assert found.preprocessing.notes == (
-        "no config.json: num_heads=1, a plain pre-norm ViT with exact GELU, its pool, mean and "
-        "std assumed",
+        "no config.json: num_heads=1, a plain pre-norm ViT with exact GELU, its pool, mean, "
+        "std and resizing assumed",
     )
     assert open_pretrained(folder / "model.safetensors", num_heads=4).model.num_heads == 4
     assert (model.pool, model.final_norm, model.num_registers) == ("gap", "pooled", 2)

@@ -6,12 +6,13 @@ Training, evaluation and prediction go through here, so they see the same pixels
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
 import numpy as np
 
-from vit_jax.data.source import DataError
+from vit_jax.data.source import CropRounding, DataError, Resampling
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of the picture."""
@@ -38,12 +39,22 @@ class Pixels:
     keep_proportions: bool = True
     """Cut the centre out instead of stretching the picture."""
     crop_fraction: float = 1.0
-    """Share of the cut-out's sides that is kept."""
+    """Share of the sides that is kept; where proportions are, of the largest cut-out's."""
     background: str = "white"
     """Colour under transparent pixels."""
     max_pixels: int = 50_000_000
     found_grey: bool = False
     """One channel because those looked at have one; a picture with colours is an error then."""
+    crop_rounding: CropRounding = "none"
+    """How the cut falls on whole pixels of the resized picture; none: not at all."""
+    interpolation: Resampling = "bicubic"
+
+    def __repr__(self) -> str:
+        """A part of fingerprints: fields that came later only count where they are set."""
+        later = {"crop_rounding": "none", "interpolation": "bicubic"}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = (f"{k}={v!r}" for k, v in values.items() if later.get(k, self) != v)
+        return f"Pixels({', '.join(given)})"
 
 
 def decode(
@@ -83,10 +94,10 @@ def decode(
             image = _deep(image, bits, name, pixels)
         image.load()
     # Out of the context: what fails from here on is not the file's fault.
-    box = choose_box(*image.size) if choose_box else _whole(image.size, pixels)
-    # Bicubic in Pillow is antialiased; the box is cut and resized in one go.
-    size = pixels.width, pixels.height
-    array = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+    box = choose_box(*image.size) if choose_box else whole_box(image.size, pixels)
+    # Pillow's filters are antialiased; the box is cut and resized in one go.
+    size, resampling = (pixels.width, pixels.height), pixels.interpolation.upper()
+    array = np.asarray(image.resize(size, Image.Resampling[resampling], box=box))
     if pixels.dtype == "uint16":
         array = np.clip(np.round(array), 0, 65535).astype(np.uint16)
     return array.reshape(pixels.height, pixels.width, pixels.channels)
@@ -197,13 +208,42 @@ def _kind(image: Any) -> str:
     return "floating-point" if image.mode == "F" else "32-bit integer"
 
 
-def _whole(size: tuple[int, int], pixels: Pixels) -> Box:
+def whole_box(size: tuple[int, int], pixels: Pixels) -> Box:
     """All of a picture of (width, height), or the centre with the proportions asked for."""
-    width, height = size
-    if not pixels.keep_proportions:
-        return 0, 0, width, height
-    scale = min(width / pixels.width, height / pixels.height) * pixels.crop_fraction
-    cut_width, cut_height = pixels.width * scale, pixels.height * scale
+    if pixels.crop_rounding != "none":
+        return _on_whole_pixels(size, pixels)
+    (width, height), kept = size, pixels.crop_fraction
+    if pixels.keep_proportions:
+        scale = min(width / pixels.width, height / pixels.height) * kept
+        cut_width, cut_height = pixels.width * scale, pixels.height * scale
+    else:
+        cut_width, cut_height = width * kept, height * kept
     left, top = (width - cut_width) / 2, (height - cut_height) / 2
     # Rounding may put an edge that is the picture's own a hair outside, where Pillow refuses it.
     return max(0, left), max(0, top), min(width, left + cut_width), min(height, top + cut_height)
+
+
+def _on_whole_pixels(size: tuple[int, int], pixels: Pixels) -> Box:
+    """What torchvision, timm and transformers cut out of the picture they have resized."""
+    out = pixels.width, pixels.height
+    # The little more makes up for a fraction such as 224 / 249, which floats do not hold exactly.
+    resized = tuple(math.floor(side / pixels.crop_fraction + 1e-9) for side in out)
+    if pixels.keep_proportions:
+        resized = _covering(size, resized)
+    edges = []
+    for side, new, kept in zip(size, resized, out, strict=True):
+        spare = (new - kept) / 2
+        first = round(spare) if pixels.crop_rounding == "even" else int(spare)
+        edges.append((first * side / new, min(side, (first + kept) * side / new)))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def _covering(size: tuple[int, int], least: tuple[int, ...]) -> tuple[int, int]:
+    """(width, height) of a picture of `size`, scaled to cover `least` with one side equal to it."""
+    (width, height), (across, down) = size, least
+    # timm rounds where the two sides differ; of a square, all round down.
+    whole = int if across == down else round
+    if width * down <= height * across:
+        return across, max(down, whole(across * height / width))
+    return max(across, whole(down * width / height)), down

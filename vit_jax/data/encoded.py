@@ -150,6 +150,8 @@ def pixels_of(config: DataConfig, train: Encoded) -> Pixels:
         background=config.background,
         max_pixels=config.max_pixels,
         found_grey=found_grey,
+        crop_rounding=config.crop_rounding,
+        interpolation=config.interpolation,
     )
 
 

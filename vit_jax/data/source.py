@@ -7,6 +7,11 @@ from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+Resize = Literal["crop", "squash"]
+CropRounding = Literal["none", "even", "down"]
+Resampling = Literal["bicubic", "bilinear", "lanczos", "hamming"]
+"""Pillow's filters, which are antialiased."""
+
 
 class Example(TypedDict):
     image: np.ndarray
@@ -87,11 +92,18 @@ class DataConfig:
     image_size: int | tuple[int, int] | None = None
     """Pixels on a side, or (height, width), to which encoded images are resized. None for sets
     whose images have one size of their own."""
-    resize: Literal["crop", "squash"] = "crop"
+    resize: Resize = "crop"
     """How images are resized: crop keeps the proportions, covers the size and cuts the centre out;
     squash resizes height and width independently."""
     crop_fraction: float = 1.0
-    """Share of the shorter side that the centre cut by resize=crop keeps; 0.875 for ImageNet."""
+    """Share of the sides that the centre keeps, of the shorter one with resize=crop; 0.875 for
+    ImageNet."""
+    crop_rounding: CropRounding = "none"
+    """none: the centre is cut exactly. The systems that publish weights resize to whole pixels
+    first and cut whole pixels: even, as torchvision and timm round half a pixel, or down, as
+    transformers does."""
+    interpolation: Resampling = "bicubic"
+    """Filter of resizing, antialiased."""
     channels: int | None = None
     """1 for greyscale or 3 for RGB, to which encoded images are converted. None: as up to 1,024 of
     the training images are: 1 where those are all greyscale, else 3."""

@@ -46,10 +46,10 @@ def evaluate_saved(
       RunError, WeightsError, DataError: there is no such model or data, or they do not fit.
     """
     saved = open_model(source, checkpoint)
-    config = dataclasses.replace(saved.config, data=_data(saved, data))
+    config = dataclasses.replace(saved.config, data=data_for(saved, data))
     use, images = _images(config.data, split, saved.source)
     _check_classes(saved, config.data, images)
-    _check_depth(saved, images)
+    check_depth(saved, images)
 
     mesh = make_mesh(select_devices(config.device))
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
@@ -65,7 +65,7 @@ def evaluate_saved(
     return f"{saved.label}, {use}", result
 
 
-def _data(saved: SavedModel, data: DataConfig | None) -> DataConfig:
+def data_for(saved: SavedModel, data: DataConfig | None) -> DataConfig:
     """The data to evaluate on, read and resized as in the training."""
     there = saved.config.data
     if data is None and saved.is_run:
@@ -82,7 +82,7 @@ def _data(saved: SavedModel, data: DataConfig | None) -> DataConfig:
     )
 
 
-def _check_depth(saved: SavedModel, images: AnySource) -> None:
+def check_depth(saved: SavedModel, images: AnySource) -> None:
     """Raise a DataError where a model of floats meets integers, or the other way round."""
     if saved.is_run and (saved.dtype == "float32") != (images.dtype.kind == "f"):
         raise DataError(

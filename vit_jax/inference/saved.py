@@ -13,6 +13,7 @@ from vit_jax.runs.folder import is_run_folder
 from vit_jax.train.fill_in import input_shape
 from vit_jax.train.state import Params
 from vit_jax.weights.load import load_pretrained
+from vit_jax.weights.preprocessing import resizing
 from vit_jax.weights.run_folder import Which, load_run
 
 
@@ -76,6 +77,8 @@ class SavedModel:
             crop_fraction=data.crop_fraction,
             background=data.background,
             max_pixels=data.max_pixels,
+            crop_rounding=data.crop_rounding,
+            interpolation=data.interpolation,
         )
 
 
@@ -101,7 +104,11 @@ def open_model(source: str | os.PathLike[str], checkpoint: Which | int = "latest
         )
     model, variables, spec = load_pretrained(source)
     data = DataConfig(
-        mean=spec.mean, std=spec.std, image_size=spec.image_size, channels=model.channels
+        mean=spec.mean,
+        std=spec.std,
+        image_size=spec.image_size,
+        channels=model.channels,
+        **resizing(spec),
     )
     label = os.fspath(source)
     return SavedModel(

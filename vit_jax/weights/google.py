@@ -19,7 +19,6 @@ from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.layout import (
     Layout,
     Params,
-    Preprocessing,
     Rule,
     block_count,
     learned_positions,
@@ -27,6 +26,7 @@ from vit_jax.weights.layout import (
     same,
     square_grid,
 )
+from vit_jax.weights.preprocessing import Preprocessing
 
 BLOCK = "Transformer/encoderblock_{i}"
 # Pre-Linen name -> Linen name, inside a block.
@@ -151,7 +151,12 @@ def describe(
         activation="gelu_tanh",
         norm_eps=1e-6,
     )
-    return model, Preprocessing((0.5,) * channels, (0.5,) * channels, notes=notes)
+    notes += (
+        "resizing: straight to the image size, bilinear, assumed, as in Google's code, which does "
+        "not antialias",
+    )
+    mean, std = (0.5,) * channels, (0.5,) * channels
+    return model, Preprocessing(mean, std, notes=notes, resize="squash", interpolation="bilinear")
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
@@ -217,7 +222,9 @@ def refuses(model: ViT) -> list[str]:
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
     """An archive holds arrays alone, and the code around it is fixed."""
-    lines = ["mean, std and class names are not stored: Google's code takes pixels in -1..1"]
+    lines = [
+        "mean, std, class names and resizing are not stored: Google's code takes pixels in -1..1"
+    ]
     if model.norm_eps != 1e-6:
         lines.append(f"norm_eps={model.norm_eps:g} becomes 1e-06 there")
     if model.activation != "gelu_tanh":

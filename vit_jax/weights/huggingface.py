@@ -1,5 +1,6 @@
 """The layout of Hugging Face's transformers: config.json and model.safetensors of a ViT."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,10 +11,9 @@ import numpy as np
 from vit_jax.models import ViT
 from vit_jax.models.layers import Activation
 from vit_jax.models.patches import pair
-from vit_jax.weights.files import TensorFile, WeightsError, read_json
+from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.layout import (
     Layout,
-    Preprocessing,
     class_position,
     only_standard,
     same,
@@ -21,6 +21,8 @@ from vit_jax.weights.layout import (
     torch_linear,
     torch_norm,
 )
+from vit_jax.weights.preprocessing import Preprocessing
+from vit_jax.weights.processor import processor_config, processor_loses, read_processor
 
 BLOCK = "vit.encoder.layer.{i}"
 RULES = (
@@ -92,8 +94,9 @@ def describe(
         activation=ACTIVATIONS[act],
         norm_eps=config.get("layer_norm_eps", 1e-12),
     )
-    mean, std = _pixel_statistics(folder, model.channels or 3)
-    return model, Preprocessing(mean, std, _class_names(config, head[0] if head else 0))
+    preprocessing = read_processor(folder, model)
+    names = _class_names(config, head[0] if head else 0)
+    return model, dataclasses.replace(preprocessing, class_names=names)
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
@@ -122,8 +125,9 @@ def refuses(model: ViT) -> list[str]:
 
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
-    """Everything has its place in the two JSON files, but for what a user makes of the tokens."""
-    return ["pool='none' becomes 'cls' there"] if model.pool == "none" else []
+    """What a user makes of the tokens has no place in the two JSON files, nor all resizing."""
+    lines = ["pool='none' becomes 'cls' there"] if model.pool == "none" else []
+    return lines + processor_loses(model, preprocessing)
 
 
 def save(
@@ -137,22 +141,7 @@ def save(
         arrays = {name.removeprefix("vit."): array for name, array in arrays.items()}
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", _config(model, preprocessing))
-    assert model.image_size is not None
-    height, width = pair(model.image_size)
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "ViTImageProcessor",
-            "do_resize": True,
-            "size": {"height": height, "width": width},
-            "resample": 2,  # Pillow's number for bilinear, the image processor's default
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": list(preprocessing.mean),
-            "image_std": list(preprocessing.std),
-        },
-    )
+    _write_json(folder / "preprocessor_config.json", processor_config(model, preprocessing))
 
 
 def _config(model: ViT, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -182,23 +171,6 @@ def _config(model: ViT, preprocessing: Preprocessing) -> dict[str, Any]:
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
-
-
-def _pixel_statistics(
-    folder: Path | None, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of pixels in 0..1, from the image processor's steps; its defaults are 0.5."""
-    path = folder and folder / "preprocessor_config.json"
-    steps = read_json(path) if path and path.is_file() else {}
-    mean, std = (steps.get(f"image_{name}") or [0.5] * channels for name in ("mean", "std"))
-    if steps.get("do_normalize") is False:
-        mean, std = [0.0] * channels, [1.0] * channels
-    scale = 255 * steps.get("rescale_factor", 1 / 255)
-    if steps.get("do_rescale") is False:
-        scale = 255.0
-    if abs(scale - 1) < 1e-6:  # one over 255, written with fewer digits
-        scale = 1.0
-    return tuple(x / scale for x in mean), tuple(x / scale for x in std)
 
 
 def _class_names(config: dict[str, Any], count: int) -> tuple[str, ...] | None:

@@ -20,22 +20,10 @@ from vit_jax.models.patches import grid_size
 from vit_jax.ops.positions import sincos2d
 from vit_jax.ops.resample import Interpolation
 from vit_jax.weights.files import TensorFile, WeightsError
+from vit_jax.weights.preprocessing import Preprocessing
 
 Params = dict[str, Any]
 """{path: array}, of NumPy or of jax."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """What images the weights expect, and what their outputs are called."""
-
-    mean: tuple[float, ...]
-    """Per channel, of pixels in 0..1."""
-    std: tuple[float, ...]
-    class_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-    """What someone who loads the weights should know, a line each."""
 
 
 @dataclasses.dataclass(frozen=True)

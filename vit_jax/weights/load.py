@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from vit_jax.data.source import CropRounding, Resampling, Resize
 from vit_jax.models import ViT
 from vit_jax.models.patches import pair
 from vit_jax.ops.resample import Interpolation
 from vit_jax.weights.adapt import resize_statistics
 from vit_jax.weights.files import WeightsError
+from vit_jax.weights.preprocessing import resizing
 from vit_jax.weights.pretrained import Pretrained, open_pretrained
 from vit_jax.weights.trees import nested
 
@@ -24,6 +26,11 @@ class Spec:
     """To divide by after that, per channel."""
     image_size: tuple[int, int]
     """Height and width in pixels."""
+    resize: Resize
+    """How pictures become so: this and the next three as in `DataConfig`."""
+    crop_fraction: float
+    crop_rounding: CropRounding
+    interpolation: Resampling
     class_names: tuple[str, ...] | None
     """Names by label; None: the file has none, or the head is new."""
     layout: str
@@ -92,5 +99,6 @@ def make_spec(found: Pretrained, model: ViT, steps: list[str], fresh: bool) -> S
         class_names=found.preprocessing.class_names if known else None,
         layout=found.layout,
         fresh_head=fresh,
+        **resizing(found.preprocessing),
         steps=tuple(steps),
     )

@@ -14,7 +14,8 @@ from vit_jax.runs.folder import is_run_folder
 from vit_jax.weights import google, hub, huggingface, timm, torchvision
 from vit_jax.weights.adapt import adapt
 from vit_jax.weights.files import TensorFile, WeightsError, open_tensors, read_json
-from vit_jax.weights.layout import Layout, Params, Preprocessing, some
+from vit_jax.weights.layout import Layout, Params, some
+from vit_jax.weights.preprocessing import Preprocessing, resizing
 from vit_jax.weights.trees import flat, parameter_shapes
 
 LAYOUTS = {
@@ -155,7 +156,7 @@ def _open_run(folder: Path, checkpoint: Literal["latest"] | int) -> Pretrained:
         folder,
         "run",
         run.model,
-        Preprocessing(data.mean, data.std, run.class_names),
+        Preprocessing(data.mean, data.std, run.class_names, **resizing(data)),
         "bicubic_antialias",
         read=lambda: {path: np.asarray(leaf) for path, leaf in flat(run.params).items()},
     )

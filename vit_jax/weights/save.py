@@ -9,8 +9,8 @@ import numpy as np
 
 from vit_jax.models import ViT
 from vit_jax.weights.files import WeightsError
-from vit_jax.weights.layout import Preprocessing
 from vit_jax.weights.load import Spec
+from vit_jax.weights.preprocessing import Preprocessing, resizing
 from vit_jax.weights.pretrained import LAYOUTS
 from vit_jax.weights.trees import flat
 
@@ -31,7 +31,8 @@ def save_pretrained(
       layout: one of the four names.
       model: with `image_size` and `channels` declared.
       variables: {"params": …}.
-      spec: mean, standard deviation and class names to store with it, where there is a place.
+      spec: mean, standard deviation, class names and resizing to store with it, where there is a
+        place.
       say: takes one line on each thing that the layout cannot hold; None: silence.
 
     Returns:
@@ -53,7 +54,7 @@ def save_pretrained(
         raise WeightsError(f"{path} exists already: name another place")
     params = {name: np.asarray(leaf) for name, leaf in flat(variables["params"]).items()}
     prepared, params = target.prepare(model, params)
-    preprocessing = Preprocessing(spec.mean, spec.std, spec.class_names)
+    preprocessing = Preprocessing(spec.mean, spec.std, spec.class_names, **resizing(spec))
     if say is not None:
         for line in target.loses(model, preprocessing):
             say(line)

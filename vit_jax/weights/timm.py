@@ -13,7 +13,6 @@ from vit_jax.models.patches import grid_size, pair
 from vit_jax.weights.files import TensorFile
 from vit_jax.weights.layout import (
     Layout,
-    Preprocessing,
     Rule,
     learned_positions,
     only_standard,
@@ -22,6 +21,7 @@ from vit_jax.weights.layout import (
     torch_linear,
     torch_norm,
 )
+from vit_jax.weights.preprocessing import Preprocessing, another_rounding
 from vit_jax.weights.timm_config import POOLS, describe, image_size_of, interpolation
 
 BLOCK = "blocks.{i}"
@@ -102,8 +102,9 @@ def refuses(model: ViT) -> list[str]:
 
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
-    """Everything but epsilon has its place in config.json, and the pool where nothing uses it."""
-    return [f"norm_eps={model.norm_eps:g} becomes 1e-06 there"] if model.norm_eps != 1e-6 else []
+    """Epsilon has no place in config.json, nor how the centre is cut."""
+    lines = [f"norm_eps={model.norm_eps:g} becomes 1e-06 there"] if model.norm_eps != 1e-6 else []
+    return lines + another_rounding(preprocessing, "even")
 
 
 def save(
@@ -161,8 +162,9 @@ def _config(model: ViT, preprocessing: Preprocessing) -> dict[str, Any]:
         "pretrained_cfg": {
             "input_size": [model.channels, *size],
             "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": preprocessing.crop_fraction,
+            "crop_mode": {"crop": "center", "squash": "squash"}[preprocessing.resize],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "num_classes": model.num_classes or 0,

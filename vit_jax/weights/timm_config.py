@@ -7,22 +7,17 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from vit_jax.data.source import Resampling
 from vit_jax.models import ViT
 from vit_jax.models.layers import Activation
 from vit_jax.models.patches import grid_size
 from vit_jax.models.vit import FinalNorm, Pool
 from vit_jax.ops.resample import Interpolation
 from vit_jax.weights.files import TensorFile, WeightsError
-from vit_jax.weights.layout import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    block_count,
-    likely_heads,
-    square_grid,
-)
+from vit_jax.weights.layout import block_count, likely_heads, square_grid
+from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 # Names whose heads are not those of their width.
 HEADS = {r"vit_base_patch16_gap_224$": 16, "giantopt": 16, r"test_vit2?$": 2, r"test_vit[34]$": 3}
@@ -160,7 +155,7 @@ def _notes(config: dict[str, Any], image_size: tuple[int, int], num_heads: int) 
     if "architecture" not in config:
         return (
             f"no config.json: num_heads={num_heads}, a plain pre-norm ViT with exact GELU, its "
-            "pool, mean and std assumed",
+            "pool, mean, std and resizing assumed",
         )
     declared = _declared_size(config)
     if declared is None or declared == image_size:
@@ -168,7 +163,7 @@ def _notes(config: dict[str, Any], image_size: tuple[int, int], num_heads: int) 
     (height, width), (rows, columns) = declared, image_size
     return (
         f"image_size: patches cover {rows}x{columns} of the {height}x{width} pixels declared; cut "
-        "the rest off at the right and below",
+        "the rest off at the right and below; files are resized to the smaller size",
     )
 
 
@@ -204,6 +199,17 @@ def _pool(
 def _preprocessing(config: dict[str, Any], channels: int, notes: tuple[str, ...]) -> Preprocessing:
     given = config.get("pretrained_cfg", config)
     labels = config.get("label_names", given.get("label_names"))
+    # timm's own defaults, for what is missing or null.
+    mode, filter_name = given.get("crop_mode") or "center", given.get("interpolation") or "bicubic"
+    if mode not in ("center", "squash"):
+        notes += (f"crop_mode={mode!r} is not known here: pictures are squashed",)
+    if filter_name not in get_args(Resampling):
+        notes += (f"interpolation={filter_name!r} is not known here: bicubic is taken",)
+        filter_name = "bicubic"
+    fraction = float(given.get("crop_pct") or 0.875)
+    if fraction > 1:
+        notes += (f"crop_pct={fraction}: there pictures get a border, which they get not here",)
+        fraction = 1.0
     if isinstance(labels, dict):
         labels = [labels[key] for key in sorted(labels, key=int)]
     return Preprocessing(
@@ -211,4 +217,8 @@ def _preprocessing(config: dict[str, Any], channels: int, notes: tuple[str, ...]
         std=tuple(given.get("std", IMAGENET_STD[:channels])),
         class_names=tuple(labels) if labels else None,
         notes=notes,
+        resize="crop" if mode == "center" else "squash",
+        crop_fraction=fraction,
+        crop_rounding="even",
+        interpolation=filter_name,
     )

@@ -1,18 +1,17 @@
 """The layout of torchvision's VisionTransformer: one state_dict, without a description."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit_jax.data.source import Resampling
 from vit_jax.models import ViT
 from vit_jax.models.patches import pair
 from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.layout import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Layout,
-    Preprocessing,
     Rule,
     block_count,
     class_position,
@@ -24,6 +23,7 @@ from vit_jax.weights.layout import (
     torch_linear,
     torch_norm,
 )
+from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 BLOCK = "encoder.layers.encoder_layer_{i}"
 QKV = tuple(
@@ -57,7 +57,8 @@ def describe(
 ) -> tuple[ViT, Preprocessing]:
     """The architecture, from shapes; heads from the published sizes, epsilon 1e-6 as fixed there.
 
-    The mean and standard deviation are those of torchvision's published weights, ImageNet's.
+    The mean and standard deviation are those of torchvision's published weights, ImageNet's; the
+    resizing is that of the weights of this size.
     """
     shapes = tensors.shapes
     width, channels, patch_height, patch_width = shapes["conv_proj.weight"]
@@ -65,6 +66,7 @@ def describe(
     side = square_grid(tensors.path, shapes["encoder.pos_embedding"][1] - 1)
     head, pre = shapes.get("heads.head.weight"), shapes.get("heads.pre_logits.weight")
     heads, notes = config.get("num_heads"), ()
+    fraction, filter_name, note = _resizing(width, patch_height, side * patch_height)
     if heads is None:
         heads = likely_heads(width)
         if width not in (768, 1024, 1280):  # the published ones
@@ -83,7 +85,33 @@ def describe(
         norm_eps=1e-6,
     )
     mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
-    return model, Preprocessing(mean, std, notes=notes)
+    return model, Preprocessing(
+        mean,
+        std,
+        notes=notes + note,
+        crop_fraction=fraction,
+        crop_rounding="even",
+        interpolation=filter_name,
+    )
+
+
+def _resizing(width: int, patch: int, size: int) -> tuple[float, Resampling, tuple[str, ...]]:
+    """Share that the centre keeps, filter and notes, of the published weights of an image size.
+
+    IMAGENET1K_V1 resizes the shorter side to 256 (242 for L/16) for 224, bilinearly; the SWAG
+    weights straight to their size, bicubically. At 224 pixels B/16 and L/16 have both.
+    """
+    of_swag = {(768, 16): 384, (1024, 16): 512, (1280, 14): 518}.get((width, patch))
+    if size == of_swag or (width, patch, size) == (1280, 14, 224):
+        return 1.0, "bicubic", ()
+    fraction = 224 / 242 if (width, patch) == (1024, 16) else 0.875
+    if (width, patch, size) in ((768, 32, 224), (1024, 32, 224)):
+        return fraction, "bilinear", ()
+    resized = math.floor(size / fraction + 1e-9)
+    note = f"resizing: shorter side to {resized}, bilinear, assumed, as for IMAGENET1K_V1"
+    if of_swag and size == 224:
+        note += "; SWAG_LINEAR, which the file does not tell from it, takes 224, bicubic"
+    return fraction, "bilinear", (note,)
 
 
 def canonical(tensors: TensorFile, config: dict[str, Any]) -> TensorFile:
@@ -108,7 +136,9 @@ def refuses(model: ViT) -> list[str]:
 
 def loses(model: ViT, preprocessing: Preprocessing) -> list[str]:
     """A state_dict holds arrays alone, and the code around it is fixed."""
-    lines = ["mean, std and class names are not stored: torchvision keeps them in its code"]
+    lines = [
+        "mean, std, class names and resizing are not stored: torchvision keeps them in its code"
+    ]
     if model.norm_eps != 1e-6:
         lines.append(f"norm_eps={model.norm_eps:g} becomes 1e-06 there")
     if model.activation != "gelu":
