@@ -58,6 +58,8 @@ class Config:
     """Newest checkpoints kept, besides the one with the best held-out accuracy."""
     log_every_steps: int = 10
     """Steps between rows of the metrics files; the run's last step always gets one."""
+    pictures: bool = True
+    """Draw pictures while training goes on, and report.html at its end."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type of the model; auto: bfloat16 on accelerators, float32 on CPUs."""
     device: Device = "auto"
@@ -125,12 +127,10 @@ def check_ranges(config: Config) -> None:
     """Raise a ConfigError that lists every number outside its range."""
     at_least = {
         **dict.fromkeys(("model.depth", "model.num_heads", "model.width", "batch_size"), 1),
-        **dict.fromkeys(("keep_checkpoints", "log_every_steps"), 1),
-        **dict.fromkeys(("seed", "model.num_registers"), 0),
+        **dict.fromkeys(("keep_checkpoints", "log_every_steps", "data.max_pixels"), 1),
+        **dict.fromkeys(("seed", "model.num_registers", "data.holdout_seed"), 0),
         **dict.fromkeys(("optim.learning_rate", "optim.warmup_epochs", "optim.weight_decay"), 0),
         "optim.head_only_epochs": 0,
-        "data.max_pixels": 1,
-        "data.holdout_seed": 0,
     }
     rates = ("dropout", "attention_dropout", "embed_dropout", "drop_path")
     below_one = (*(f"model.{rate}" for rate in rates), "label_smoothing", "optim.ema_decay")
@@ -209,6 +209,7 @@ RESUMABLE = (
     "checkpoint_every_epochs",
     "keep_checkpoints",
     "log_every_steps",
+    "pictures",
     "device",
     "parallel",
 )

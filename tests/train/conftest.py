@@ -33,6 +33,7 @@ def tiny_config():
         batch_size=64,
         steps=7,
         log_every_steps=1,
+        pictures=False,  # most of these tests are about numbers
         device="cpu",
     )
 

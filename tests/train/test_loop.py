@@ -58,7 +58,7 @@ def train_losses(folder):
 
 
 def test_a_run_leaves_its_whole_folder(tiny_config, tmp_path):
-    outcome = run(tiny_config, RunFolder(tmp_path))
+    outcome = run(dataclasses.replace(tiny_config, pictures=True), RunFolder(tmp_path))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert outcome.stopped_by is None
     assert summary == json.loads(json.dumps(outcome.summary))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_jax.pictures.fonts import drawable, families
 from vit_jax.pictures.style import figure
 
 LARGEST_LABELLED = 40
@@ -29,10 +30,11 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     axes.grid(visible=False)
     if labelled:
-        axes.set_xticks(range(classes), class_names, rotation=90 if longest > 2 else 0)
-        axes.set_yticks(range(classes), class_names)
-        for label in axes.get_xticklabels() + axes.get_yticklabels():
-            label.set_parse_math(False)  # a class may be called "$5 or $10"
+        names = [drawable(name) for name in class_names]
+        # A class may be called "$5 or $10".
+        look = {"parse_math": False, "fontfamily": families("".join(names))}
+        axes.set_xticks(range(classes), names, rotation=90 if longest > 2 else 0, **look)
+        axes.set_yticks(range(classes), names, **look)
         for row, column in np.argwhere(confusion):
             axes.text(
                 column,

@@ -13,11 +13,13 @@ from vit_jax.data.streaming import WorkerError
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.train.evaluate import Evaluation, evaluate
+from vit_jax.train.farewell import show_farewell
+from vit_jax.train.gallery import Gallery
 from vit_jax.train.report import Report, TrainingError
 from vit_jax.train.setup import Job
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
-from vit_jax.train.summary import chosen, draw, introduce, list_bad_images, say_farewell, summarise
+from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise
 
 Resume = Literal["auto", "must", "never"]
 
@@ -56,6 +58,8 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         folder.write_json("data.json", job.data_facts)
         report = Report(job, folder, start, notes.get("sums"))
         stack.callback(report.close)
+        gallery = Gallery(job, folder, report, start)
+        stack.callback(gallery.close)
         introduce(job, folder, report, start)
         stop = stack.enter_context(StopRequest())
 
@@ -64,8 +68,12 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
             dispatched = time.perf_counter()
             state, metrics = job.train_step(state, job.train_feed.resident, plan)
             report.step(step + 1, dispatched, metrics)
+            if step == start:
+                gallery.first_batch(plan, step)
             stopping = stop.signal  # read once: a signal may arrive at any moment
-            _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
+            score = _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
+            if score is not None:
+                gallery.after_evaluation(usable_weights(state), step + 1, score)
             if stopping:
                 break
 
@@ -77,15 +85,22 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
             report.evaluation("test", done, results)
         bad_images = list_bad_images(job, folder, report)
         status = "complete" if done == job.total_steps else "stopped"
+        complete = status == "complete"
+        shown = results
+        if complete and job.eval_feed and not results:
+            shown = _evaluate(job, state, job.eval_feed)  # for the confusion matrix
+        gallery.finish(usable_weights(state), chosen(shown) if shown else None, complete)
         summary = summarise(job, folder, report, status, done, results, bad_images)
+        summary["seconds_pictures"] = gallery.seconds
         summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
-        if status == "complete" and job.eval_feed and not results:
-            results = _evaluate(job, state, job.eval_feed)  # for the confusion matrix
-        draw(job, folder, results)
-        if status == "complete":
-            say_farewell(folder, report, summary, checkpoints.best_step())
-        return Outcome(summary, stop.signal if status == "stopped" else None)
+        gallery.write_report()
+        if complete:
+            on_terminal = report.progress.on_terminal
+            report.progress.close()
+            say = folder.log if on_terminal else report.say
+            show_farewell(folder.path, summary, checkpoints.best_step(), say, on_terminal)
+        return Outcome(summary, None if complete else stop.signal)
 
 
 def _next_plan(
@@ -153,14 +168,18 @@ def _between_steps(
     state: TrainState,
     done: int,
     stopping: signal.Signals | None,
-) -> None:
-    """Evaluate and save where it is due; a stopping run saves too."""
+) -> float | None:
+    """Evaluate and save where it is due; a stopping run saves too.
+
+    Returns:
+      the held-out accuracy, 0..1, where it was evaluated.
+    """
     due = job.is_due(done, job.config.checkpoint_every_epochs)
     saves = stopping or due
     # Every regular checkpoint gets a score, or the best of them could not be told.
     evaluates = due or job.is_due(done, job.config.eval_every_epochs)
     if not (saves or (evaluates and job.eval_feed)):
-        return
+        return None
     report.flush()
     score = None
     if evaluates and job.eval_feed:
@@ -172,6 +191,7 @@ def _between_steps(
         score = chosen(results).accuracy
     if saves:
         checkpoints.save(done, state, _notes(job, report), score)
+    return score
 
 
 def _notes(job: Job, report: Report) -> dict[str, Any]:
@@ -224,6 +244,11 @@ def _check_same_run(old: Config, new: Config, folder: RunFolder) -> None:
         )
 
 
+def usable_weights(state: TrainState) -> Any:
+    """The moving average of the weights where there is one, else the weights."""
+    return state.params if state.ema is None else state.ema
+
+
 def _evaluate(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
     """Results of the trained weights, under "", and of their moving average, under "_ema"."""
     weights = {"": state.params} if state.ema is None else {"": state.params, "_ema": state.ema}
@@ -234,7 +259,6 @@ def _test(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
     """The same, and under the name of the test-time augmentation what it makes of them."""
     results = _evaluate(job, state, feed)
     if job.config.test_time != "none":
-        weights = state.params if state.ema is None else state.ema
         name = f"_{job.config.test_time}"
-        results |= evaluate(job.test_time_step, {name: weights}, feed)
+        results |= evaluate(job.test_time_step, {name: usable_weights(state)}, feed)
     return results

@@ -30,6 +30,10 @@ class Progress:
             self._task = self._bar.add_task("compiling", total=total_steps, completed=done)
             self._bar.start()
 
+    @property
+    def on_terminal(self) -> bool:
+        return self._console.is_terminal
+
     def update(
         self,
         done: int,

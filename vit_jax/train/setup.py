@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,8 @@ class Job:
     fingerprints: dict[str, str]
     data_facts: dict[str, Any]
     """What data.json of the run folder holds: examples, classes and more by use."""
+    sources: Mapping[str, AnySource]
+    """By use: "train", and "eval" and "test" where there are such."""
     train_feed: Feed
     eval_feed: Feed | None
     test_feed: Feed | None
@@ -61,6 +63,7 @@ class Job:
     """What was done to pretrained weights to make them fit, a line each."""
     state_shapes: TrainState
     """The state as shapes and dtypes."""
+    recipe: Recipe
     initial_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
     eval_step: Callable[[Any, Any, Any], Counts]
@@ -142,6 +145,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         class_names=train.class_names,
         fingerprints={name: source.fingerprint for name, source in splits.items()},
         data_facts={use: _facts(source, feeds[use]) for use, source in splits.items()},
+        sources=splits,
         train_feed=feeds["train"],
         eval_feed=feeds.get("eval"),
         test_feed=feeds.get("test"),
@@ -151,6 +155,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         data_notes=tuple(log_lines(check_data(config.data, full=False))),
         changes=changes,
         state_shapes=shapes,
+        recipe=recipe,
         initial_state=lambda: jax.jit(initial_state, out_shardings=sharding)(key, params=params),
         train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"]),
         eval_step=compile_eval_step(recipe, mesh, config.parallel, feeds["train"]),
@@ -167,14 +172,20 @@ def compile_train_step(
 
     `resident` and `plan` are those of the feed, or of another of its kind.
     """
-    if feed.crops_on_host:
-        augment = dataclasses.replace(recipe.augment, crop_area=None)
-        recipe = dataclasses.replace(recipe, augment=augment)
+    recipe = on_device(recipe, feed)
 
     def step(state, resident, plan, axis_name=None):
         return train_step(state, feed.gather(resident, plan), recipe, axis_name)
 
     return data_parallel(step, mesh, parallel, donate=True, resident=feed.sharding)
+
+
+def on_device(recipe: Recipe, feed: Feed) -> Recipe:
+    """The recipe without what the feed does on the host already."""
+    if not feed.crops_on_host:
+        return recipe
+    augment = dataclasses.replace(recipe.augment, crop_area=None)
+    return dataclasses.replace(recipe, augment=augment)
 
 
 def compile_eval_step(

@@ -112,37 +112,6 @@ def list_bad_images(job: Job, folder: RunFolder, report: Report) -> int:
     return len(lines)
 
 
-def draw(job: Job, folder: RunFolder, test: dict[str, Evaluation]) -> None:
-    """Draw the curves, and the confusion matrix where there is one."""
-    from vit_jax.pictures.confusion import draw_confusion
-    from vit_jax.pictures.curves import draw_curves
-
-    folder.pictures.mkdir(exist_ok=True)
-    draw_curves(read_rows(folder.path), folder.pictures / "curves.png")
-    if test:
-        confusion = chosen(test).confusion
-        draw_confusion(confusion, job.class_names, folder.pictures / "confusion_matrix.png")
-
-
-def say_farewell(
-    folder: RunFolder, report: Report, summary: dict[str, Any], best_step: int | None
-) -> None:
-    speed = summary["train_images_per_second"]
-    report.say(
-        f"Done in {summary['seconds_total']:.1f} s"
-        + (f": {speed:,.0f} img/s in training" if speed else "")
-        + f", {summary['seconds_input_wait']:.2f} s waiting for input"
-    )
-    if summary["test_examples"]:
-        report.say(
-            f"Test accuracy: {summary['test_accuracy']:.2%} of {summary['test_examples']:,} images"
-        )
-    if best_step is not None:
-        report.say(f"Best held-out accuracy among the checkpoints: step {best_step}")
-    report.say(f"Pictures: {folder.pictures}")
-    report.say(f"Evaluate again: vit-jax evaluate {folder.path}")
-
-
 def chosen(results: dict[str, Evaluation]) -> Evaluation:
     """The moving average's results where there is one: those are the weights to use."""
     return results.get("_ema", results[""])
