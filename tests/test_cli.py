@@ -142,3 +142,18 @@ def test_a_config_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch, capsy
     assert cli.train_command(arguments) == 2
     assert "patch_size=(3, 3) does not divide" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As in `vit-jax … | head -n 1`: the pipe is closed before the second line is written."""
+    program = "import sys, vit_jax.cli as cli; sys.exit(cli._exit_code(write, False))"
+    write = "def write():\n    for i in range(200_000):\n        print(i, flush=True)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", write + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141

@@ -1,11 +1,12 @@
 """The commands: `python train.py …` and `vit-jax COMMAND …`.
 
-Exit codes: 0 done; 1 failed while running; 2 the command or config is wrong; 130 after Ctrl-C;
-143 after SIGTERM.
+Exit codes: 0 done; 1 failed while running; 2 the command or config is wrong; 130 after Ctrl-C; 141
+where nobody reads the output to its end; 143 after SIGTERM.
 """
 
 import dataclasses
 import difflib
+import os
 import shlex
 import sys
 import traceback
@@ -15,9 +16,14 @@ from pathlib import Path
 import tyro
 
 from vit_jax.commands import data
+from vit_jax.commands.attention import attention
 from vit_jax.commands.convert import convert
 from vit_jax.commands.doctor import doctor
 from vit_jax.commands.evaluate import evaluate
+from vit_jax.commands.export import export
+from vit_jax.commands.features import features
+from vit_jax.commands.predict import predict
+from vit_jax.commands.probe import probe
 from vit_jax.commands.summary import summary
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
 from vit_jax.train.loop import Resume
@@ -49,10 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`vit-jax COMMAND …`: parse, run, and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {
+        "attention": attention,
         "convert": convert,
         "data": data.main,
         "doctor": doctor,
         "evaluate": evaluate,
+        "export": export,
+        "features": features,
+        "predict": predict,
+        "probe": probe,
         "summary": summary,
     }
     debug = "--debug" in argv
@@ -168,6 +179,10 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read, such as `head`, has enough; what Python still holds back has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (TrainingError, CheckpointError) as error:
         return _fail(error, 1, debug)
     except (ValueError, DeviceError, RunError) as error:

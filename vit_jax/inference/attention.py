@@ -1,0 +1,124 @@
+"""What a saved model looks at: attention weights of images, and the maps they make."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from vit_jax.data.decode import Pixels, whole_box
+from vit_jax.data.encoded import Encoded, FileSource
+from vit_jax.data.source import DataError
+from vit_jax.inference.images import Bad
+from vit_jax.inference.saved import SavedModel
+from vit_jax.models import ViT, grid_size, look_inside
+from vit_jax.ops.attention_maps import Query, patch_map, query_weights, rollout
+from vit_jax.ops.augment import normalise
+from vit_jax.train.fill_in import input_shape
+
+PICTURE = (224, 1600)
+"""Pixels: smaller pictures are enlarged for overlays, larger ones reduced, on their longer side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Of one image. Axes: l layers, k heads, n tokens, r rows and s columns of patches."""
+
+    name: str
+    """Of the file."""
+    image: np.ndarray
+    """[h, w, c], as the model takes it but for the normalisation."""
+    picture: np.ndarray
+    """The same part of the file in its own number of pixels."""
+    weights: np.ndarray
+    """float32 [l, k, n, n], query (row) to key (column)."""
+    maps: np.ndarray
+    """float32 [l, k, r, s]: the query's attention to every patch."""
+    rollout: np.ndarray
+    """float32 [r, s]: the same through all layers."""
+    probabilities: np.ndarray | None
+    """float32 [classes]; None without a head."""
+
+    @property
+    def average(self) -> np.ndarray:
+        """float32 [r, s]: over layers and heads."""
+        return self.maps.mean(axis=(0, 1))
+
+
+def usual_query(model: ViT) -> Query:
+    """The class token where the model pools it, else all patches on average."""
+    return "class" if model.pool == "cls" else "mean"
+
+
+def attention_of(
+    saved: SavedModel, images: Encoded, query: Query | None = None
+) -> Iterator[Attention | Bad]:
+    """The attention in each image, in order; or why the image cannot be read.
+
+    Args:
+      query: whose attention; None: see `usual_query`. With `pool="map"` the rollout is that of the
+        learned query, unless one is named.
+
+    Raises:
+      ValueError: the model has no such query.
+    """
+    pixels, model = saved.pixels(), saved.model
+    height, width, _ = input_shape(model)
+    grid = grid_size((height, width), model.patch_size)
+    look = functools.partial(_look(model, saved.mean, saved.std, query, grid), saved.params)
+    source = FileSource(images, np.zeros(len(images), np.int32), (), "", pixels)
+    for index in range(len(images)):
+        try:
+            image = source.image(index)
+            picture = _picture(source, index)
+        except DataError as error:
+            yield Bad(str(error).removeprefix(source.name(index)).strip())
+            continue
+        weights, maps, through, probabilities = jax.device_get(look(image[None]))
+        yield Attention(source.name(index), image, picture, weights, maps, through, probabilities)
+
+
+def _look(
+    model: ViT,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    query: Query | None,
+    grid: tuple[int, int],
+) -> Any:
+    """(params, images [1, h, w, c]) -> weights, maps, rollout and probabilities of the image."""
+
+    @jax.jit
+    def look(params: Any, images: Any) -> Any:
+        seen = look_inside(model, {"params": params}, normalise(images, mean, std))
+        wanted = query or usual_query(model)
+        maps = patch_map(query_weights(seen.attention, wanted, grid), grid)
+        through = rollout(seen.attention)
+        if query is None and seen.pool is not None:
+            row = (seen.pool.mean(axis=1, keepdims=True) @ through)[:, 0]
+        else:
+            row = query_weights(through, wanted, grid)
+        probabilities = None
+        if seen.logits is not None and seen.logits.ndim == 2:
+            probabilities = jax.nn.softmax(seen.logits.astype("float32"))[0]
+        return seen.attention[:, 0], maps[:, 0], patch_map(row, grid)[0], probabilities
+
+    return look
+
+
+def _picture(source: FileSource, index: int) -> np.ndarray:
+    """What the model sees of a file, in about as many pixels as the file has there."""
+    pixels, seen = source.pixels, []
+
+    def choose(width: int, height: int) -> tuple[float, float, float, float]:
+        seen.append(whole_box((width, height), pixels))
+        return seen[0]
+
+    source.image(index, choose)
+    left, top, right, bottom = seen[0]
+    longest = max(right - left, bottom - top)
+    scale = min(max(longest, PICTURE[0]), PICTURE[1]) / longest
+    size = round((bottom - top) * scale), round((right - left) * scale)
+    large = dataclasses.replace(cast(Pixels, pixels), height=size[0], width=size[1])
+    return dataclasses.replace(source, pixels=large).image(index, lambda *_: seen[0])
