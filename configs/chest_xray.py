@@ -19,8 +19,9 @@ Measured on two cores of an AMD EPYC, 2026-11-21, on the 60 test images, in 3 to
 AdamW   68.3, 46.7 % (seeds 0, 1)
 SGD     71.7, 50.0 % (seeds 0, 1)
 
-A third would be chance; so few images make a result of every seed. One class of the freely available set comes from another hospital than
-the others, so its accuracy says nothing about medicine.
+A third would be chance; with so few images every seed gives another result. One class of the freely
+available set comes from another hospital than the others, so its accuracy says nothing about
+medicine.
 """
 
 from vit_jax import ViT
