@@ -1,13 +1,11 @@
 """README and examples run as they stand."""
 
 import re
-import runpy
 import tomllib
 from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 import vit_jax
 from vit_jax import ViT, load_pretrained, save_pretrained
@@ -59,20 +57,3 @@ def test_the_tree_in_the_readme_is_the_tree():
 def test_the_version_is_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == vit_jax.__version__
-
-
-def test_own_loop_learns():
-    main = runpy.run_path(str(ROOT / "examples" / "train_your_own_loop.py"))["main"]
-    assert main(steps=120) > 0.6
-
-
-def test_nnx_gives_the_same_numbers():
-    main = runpy.run_path(str(ROOT / "examples" / "use_from_nnx.py"))["main"]
-    nnx_logits, linen_logits = main()
-    assert float(abs(linen_logits).max()) > 0.01
-    np.testing.assert_allclose(nnx_logits, linen_logits, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
-def test_examples_are_short(path):
-    assert len(path.read_text().splitlines()) < 60

@@ -269,7 +269,10 @@ def test_slices_with_images_in_common_are_said(root, full):
         "evaluated"
     ]
     splits = {"train_split": "train[:12]", "eval_split": "train[12:18]"}
-    assert warnings(**splits) == []
+    assert warnings(**splits) == [
+        "4 images of train would be used for nothing: data.train_split='train[:12]'"
+    ]
+    assert warnings(**splits, test_split="train[18:]") == []
     assert warnings(**splits, test_split="train[17:]") == [
         "1 image in both data.eval_split='train[12:18]' and data.test_split='train[17:]': the "
         "best checkpoint is theirs too"

@@ -33,10 +33,10 @@ def test_right_and_wrong_differ_by_sign_and_colour(tmp_path, saved_sheets):
     (sheet,) = saved_sheets
     assert texts_of(sheet) == [
         "The first held-out images: 2 of 3 right",
-        "\u2713 cat 97 %",
-        "\u2717 dog_$x 51 %",
+        "\u2713 cat (97 %)",
+        "\u2717 dog_$x (51 %)",
         "label: cat",
-        "\u2713 dog_$x 100 %",
+        "\u2713 dog_$x (100 %)",
     ]
     assert [look["color"] for *_, look in sheet.texts[1:]] == [BLUE, ORANGE, INK, BLUE]
     line = sheet.pixels[100]  # through the images: a frame of three pixels on each side
@@ -60,7 +60,7 @@ def test_mistakes_are_sorted_by_probability(tmp_path, saved_sheets, count, chann
     texts = texts_of(saved_sheets[0])
     assert texts[0].startswith("The surest of 70 mistakes in 1,234 images")
     assert texts[0].endswith("(channel 1 of 4)") == (channels == 4)
-    shown = [int(text.split()[-2]) for text in texts if text.endswith("%")]
+    shown = [int(text.split()[-2].strip("(")) for text in texts if text.endswith("%)")]
     assert shown == [round(100 * x) for x in sorted(probabilities, reverse=True)]
 
 
@@ -81,7 +81,7 @@ def test_the_surest_mistakes():
 def test_long_names_are_cut_and_probabilities_are_not():
     (first, colour), (second, _) = p.prediction_lines(0, 2, 0.83, NAMES)
     assert first.startswith("\u2717 a name")
-    assert first.endswith("\u2026 83 %")
+    assert first.endswith("\u2026 (83 %)")
     assert colour == ORANGE
     assert second == "label: cat"
     assert p.prediction_lines(2, 0, 0.5, NAMES)[1][0].endswith("\u2026")

@@ -46,7 +46,7 @@ def check_data(config: DataConfig, full: bool = True) -> DataReport:
     _bad_images(config, parts, looks, names, findings)
     _odd_images(looks, names, findings)
     uses = _uses(config, parts)
-    _overlaps(config, uses, findings)
+    _slices(config, parts, uses, findings)
     if full:
         _duplicates(parts, looks, uses, names, findings)
     _classes(config, parts, findings)
@@ -133,8 +133,15 @@ def _odd_images(looks: Looks, names: _Names, findings: Findings) -> None:
             findings.note(f"{number(len(files), 'image')} {text}", files)
 
 
-def _overlaps(config: DataConfig, uses: Uses, findings: Findings) -> None:
-    """Slices of one split that have images in common."""
+def _slices(config: DataConfig, parts: Sequence[Part], uses: Uses, findings: Findings) -> None:
+    """Slices of one split that have images in common, or leave some of the training images out."""
+    if "train" in uses:
+        split = uses["train"][0]
+        used = np.unique(np.concatenate([at for name, at in uses.values() if name == split]))
+        unused = len(next(part for part in parts if part.name == split).labels) - len(used)
+        if unused:
+            what = f"{number(unused, 'image')} of {split} would be used for nothing"
+            findings.warning(f"{what}: data.train_split={config.train_split!r}")
     for first, second in (("train", "eval"), ("train", "test"), ("eval", "test")):
         if first not in uses or second not in uses or uses[first][0] != uses[second][0]:
             continue

@@ -169,11 +169,11 @@ def draw_progress(
     canvas.save(path)
 
 
-def progress_title(epoch: int, accuracy: float | None = None) -> str:
+def progress_title(epoch: float, accuracy: float | None = None) -> str:
     """What stands over a frame: "epoch 3, held-out accuracy 71.2 %"."""
     if accuracy is None:
-        return f"epoch {epoch}"
-    return f"epoch {epoch}, held-out accuracy {100 * accuracy:.1f} %"
+        return f"epoch {epoch:g}"
+    return f"epoch {epoch:g}, held-out accuracy {100 * accuracy:.1f} %"
 
 
 def share_range(values: Map) -> str:

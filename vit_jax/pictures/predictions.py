@@ -99,10 +99,11 @@ def surest_mistakes(
 def prediction_lines(
     label: int, prediction: int, probability: float, class_names: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """What stands below an image, with colours: "✓ cat 97 %", or "✗ cat 97 %" and "label: dog"."""
+    """Lines below an image, with colours: "✓ cat (97 %)", or "✗ cat (97 %)" and "label: dog"."""
     right = label == prediction
     name = f"{RIGHT if right else WRONG} {class_names[prediction]}"
-    lines = [(shorten(name, 8, TILE, keep=f" {per_cent(probability)}"), BLUE if right else ORANGE)]
+    name = shorten(name, 8, TILE, keep=f" ({per_cent(probability)})")
+    lines = [(name, BLUE if right else ORANGE)]
     if not right:
         lines.append((shorten(f"label: {class_names[label]}", 8, TILE), INK))
     return lines

@@ -231,14 +231,14 @@ def _of_images(share: float | None, examples: float | None) -> str:
 def _short(value: float) -> str:
     """A large number with three digits and the letter of its thousands.
 
-    >>> _short(5524802), _short(7520949504), _short(950), _short(999999)
-    ('5.52 M', '7.52 G', '950', '1.00 M')
+    >>> _short(5524802), _short(7520949504), _short(950), _short(999999), _short(134986)
+    ('5.52 M', '7.52 G', '950', '1.00 M', '135 k')
     """
     letters = ["", " k", " M", " G", " T", " P"]
     while float(f"{value:.3g}") >= 1000 and len(letters) > 1:
         value /= 1000
         letters.pop(0)
-    return f"{value:#.3g}{letters[0]}" if letters[0] else f"{value:g}"
+    return f"{value:#.3g}".rstrip(".") + letters[0] if letters[0] else f"{value:g}"
 
 
 class Command(NamedTuple):

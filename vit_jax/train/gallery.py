@@ -164,7 +164,7 @@ class Gallery:
             through,
             heads,
             folder / f"step_{done:07d}.png",
-            progress_title(round(done / self.job.steps_per_epoch), accuracy),
+            progress_title(round(done / self.job.steps_per_epoch, 2), accuracy),
         )
 
     def _draw_film(self) -> None:
