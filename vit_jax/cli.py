@@ -183,7 +183,7 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
         # Whoever read, such as `head`, has enough; what Python still holds back has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (TrainingError, CheckpointError) as error:
+    except (TrainingError, CheckpointError, OSError) as error:
         return _fail(error, 1, debug)
     except (ValueError, DeviceError, RunError) as error:
         return _fail(error, 2, debug)

@@ -203,6 +203,34 @@ def test_the_command_draws_and_writes_under_names_of_their_own(weights, tmp_path
     assert not (tmp_path / "n/00.npz").exists()
 
 
+def test_nothing_is_written_over(weights, tmp_path, capsys, monkeypatch):
+    """Neither photographs beside the results, nor earlier results, nor each other's."""
+    photos = tmp_path / "photos"
+    write_pictures(photos, 1)
+    (photos / "00.png").rename(photos / "a.png")
+    for name in ("a-average.png", "B.png", "b.jpg"):
+        Image.open(photos / "a.png").save(photos / name)
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    code, _, errors = command(capsys, weights, photos, "--out", photos)
+    assert code == 2
+    assert "would be written over: name another folder" in errors
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+    code, _, _ = command(capsys, weights, photos, "--out", tmp_path / "out")
+    assert code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 16
+    assert command(capsys, weights, photos / "a.png", "--out", tmp_path / "out")[0] == 2
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("attention", "attention-2"):
+        assert command(capsys, weights, photos / "a.png")[0] == 0
+        assert (tmp_path / folder / "a.png").exists()
+    code, _, errors = command(capsys, weights, photos / "a.png", "--out", weights / "config.json")
+    assert (code, "is a file; name a folder" in errors) == (2, True)
+    code, _, errors = command(capsys, weights, photos / "a.png", "--out", "/proc/none")
+    assert (code, "/proc/none: cannot be written" in errors) == (2, True)
+
+
 def test_wrong_commands_say_what_would_be_right(weights, tmp_path, capsys):
     write_pictures(tmp_path / "a", 1)
     code, _, errors = command(capsys, weights, tmp_path / "a", "--query", "head")

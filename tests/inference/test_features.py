@@ -90,18 +90,20 @@ def test_if_no_image_can_be_read_it_exits_with_1_and_writes_nothing(photos, caps
     assert os.listdir() == ["photos"]
 
 
-def test_a_full_disk_leaves_what_was_there(photos, monkeypatch):
+def test_a_full_disk_leaves_nothing_and_what_was_there_stays(photos, monkeypatch):
     def full(*arguments, **arrays):
         raise OSError(28, "No space left on device")
 
-    with open("found.npz", "w") as file:
+    with open("before.npz", "w") as file:
         file.write("before")
+    with pytest.raises(DataError, match=r"--out before\.npz: is there already; name another"):
+        run("photos", "--out=before.npz")
     monkeypatch.setattr(module.np, "savez", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left"):
         run("photos", "--out=found.npz")
-    with open("found.npz") as file:
+    with open("before.npz") as file:
         assert file.read() == "before"
-    assert sorted(os.listdir()) == ["found.npz", "photos"]
+    assert sorted(os.listdir()) == ["before.npz", "photos"]
 
 
 def test_another_ending_is_an_error_before_anything_is_read(photos, monkeypatch):

@@ -90,6 +90,14 @@ def test_of_equal_logits_the_first_class_comes_first_as_in_evaluations(photos):
     assert found.labels == (0, 1, 2)
 
 
+def test_what_softmax_rounds_to_0_is_ranked_by_the_logits(photos):
+    saved = small_model()
+    params = jax.tree.map(np.zeros_like, saved.params)
+    params["head"]["bias"] = np.float32([0, -300, -200])
+    found = next(predict(dataclasses.replace(saved, params=params), find_images(["photos"])))
+    assert (found.labels, found.probabilities) == ((0, 2, 1), (1.0, 0.0, 0.0))
+
+
 def test_without_names_the_classes_are_their_numbers(photos):
     saved = dataclasses.replace(small_model(), class_names=None)
     found = next(predict(saved, find_images(["photos"]), top=10))
@@ -234,8 +242,11 @@ def test_where_it_cannot_write_it_says_so_before_anything_is_read(
         run("photos", f"--out={out}")
 
 
-def test_a_file_is_written_whole_or_not_at_all(photos, monkeypatch, tmp_path):
-    (tmp_path / "found.csv").write_text("before")
+def test_a_file_is_written_whole_or_not_at_all_and_none_over_another(photos, monkeypatch, tmp_path):
+    (tmp_path / "before.csv").write_text("before")
+    with pytest.raises(DataError, match=r"--out before.csv: is there already; name another"):
+        run("photos", "--out=before.csv")
+    assert (tmp_path / "before.csv").read_text() == "before"
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -243,8 +254,7 @@ def test_a_file_is_written_whole_or_not_at_all(photos, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "_row", full)
     with pytest.raises(DataError, match=r"--out found.csv: cannot be written \(No space left"):
         run("photos", "--out=found.csv")
-    assert (tmp_path / "found.csv").read_text() == "before"
-    assert sorted(os.listdir(tmp_path)) == ["found.csv", "photos"]
+    assert sorted(os.listdir(tmp_path)) == ["before.csv", "photos"]
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vit_jax import ViT
-from vit_jax.models import look_inside
+from vit_jax.models import look_inside, patch_maps
+from vit_jax.ops.attention_maps import rollout
 
 TINY = {"patch_size": 4, "width": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 16, 3)).astype(np.float32)
@@ -92,3 +93,14 @@ def test_the_weights_are_those_of_the_images_order():
     turned = look_inside(model, variables, IMAGES[::-1]).attention
     np.testing.assert_allclose(turned, both[:, ::-1], atol=1e-6)
     assert abs(np.asarray(both[:, 0]) - np.asarray(both[:, 1])).max() > 1e-3
+
+
+def test_with_map_pooling_the_rollout_is_that_of_the_learned_query():
+    model, variables = made(pool="map", num_registers=3)
+    seen = look_inside(model, variables, IMAGES)
+    _, through = patch_maps(model, seen, (3, 4))
+    rolled = np.asarray(rollout(seen.attention))
+    expected = np.asarray(seen.pool).mean(1)[:, None] @ rolled
+    np.testing.assert_allclose(through.reshape(2, 12), expected[:, 0, 3:], atol=1e-6)
+    _, patches = patch_maps(model, seen, (3, 4), "mean")
+    np.testing.assert_allclose(patches.reshape(2, 12), rolled[:, 3:, 3:].mean(1), atol=1e-6)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,13 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.source import ArraySource, DataError
+from vit_jax.models import look_inside
+from vit_jax.ops.attention_maps import rollout
 from vit_jax.ops.augment import AugmentConfig
 from vit_jax.runs.folder import RunFolder
-from vit_jax.train import gallery, setup
+from vit_jax.train import gallery, loop, setup
 from vit_jax.train.loop import train
+from vit_jax.train.report import Report, TrainingError
 from vit_jax.train.setup import set_up
 from vit_jax.train.shown import attention_maps, mixed_names, predictions_on, readable, visible
 from vit_jax.weights.run_folder import load_run
@@ -71,6 +75,66 @@ def test_a_picture_that_fails_is_said_and_ends_nothing(config, tmp_path, monkeyp
     assert said in (tmp_path / "log.txt").read_text()
 
 
+def test_a_run_that_fails_leaves_its_curves_and_a_report(config, tmp_path):
+    optim = dataclasses.replace(config.optim, learning_rate=1e30, clip_norm=None)
+    with pytest.raises(TrainingError):
+        train(set_up(dataclasses.replace(config, optim=optim)), RunFolder(tmp_path))
+    assert "curves.png" in names(tmp_path)
+    assert "complete" not in (tmp_path / "report.html").read_text().split("</header>")[0]
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_thread_has_weights_of_its_own(config, tmp_path):
+    """The next step reuses the buffers: here they are gone before the thread begins to draw."""
+    job = set_up(config)
+    folder = RunFolder(tmp_path)
+    report = Report(job, folder, 0)
+    shown = gallery.Gallery(job, folder, report, 0)
+    begin = threading.Event()
+    shown._later(begin.wait)
+    params = job.initial_state().params
+    shown.after_evaluation(params, 7, 0.25)
+    jax.block_until_ready(params)
+    for leaf in jax.tree.leaves(params):
+        leaf.delete()
+    begin.set()
+    shown._pool.shutdown()
+    report.close()
+    assert (tmp_path / "pictures/attention/step_0000007.png").exists()
+    assert "could not be drawn" not in (tmp_path / "log.txt").read_text()
+
+
+def test_the_surest_mistakes_are_drawn(config, tmp_path, monkeypatch):
+    from vit_jax.pictures import predictions
+
+    drawn = {}
+
+    def note(images, labels, predicted, probabilities, names, path, among):
+        drawn.update(labels=labels, predicted=predicted, probabilities=probabilities, among=among)
+        path.touch()
+
+    monkeypatch.setattr(predictions, "draw_mistakes", note)
+    train(set_up(config), RunFolder(tmp_path))
+    job, params = set_up(config), load_run(tmp_path).params
+    source = job.sources["eval"]
+    indices, expected, shares = predictions_on(job.config, params, source, range(len(source)))
+    wrong = expected != source.labels[indices]
+    assert drawn["among"] == (wrong.sum(), len(source))
+    surest = np.sort(shares[wrong])[::-1][: len(drawn["labels"])]
+    np.testing.assert_allclose(drawn["probabilities"], surest, rtol=1e-5)
+    assert (drawn["labels"] != drawn["predicted"]).all()
+
+
+def test_every_evaluation_that_is_due_is_made_once(config, tmp_path, monkeypatch):
+    made = []
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: made.append(1) or evaluate(*args))
+    data = dataclasses.replace(config.data, test_split=None)
+    train(set_up(dataclasses.replace(config, data=data)), RunFolder(tmp_path))
+    assert len(made) == 3  # after steps 3, 6 and 7
+    assert "confusion_matrix.png" in names(tmp_path)
+
+
 def test_a_run_that_is_stopped_draws_its_curves_and_leaves(config, tmp_path):
     job = set_up(config)
     plan = job.train_feed.plan
@@ -118,7 +182,9 @@ def test_the_batch_is_what_the_model_sees(config, tmp_path, monkeypatch):
 
     seen = {}
     monkeypatch.setattr(
-        batch, "draw_batch", lambda images, labels, path: seen.update(images=images, labels=labels)
+        batch,
+        "draw_batch",
+        lambda images, labels, path: (seen.update(images=images, labels=labels), path.touch()),
     )
     augment = AugmentConfig(crop_padding=1, mixup=0.8, erasing=0.5)
     job = set_up(dataclasses.replace(config, augment=augment))
@@ -187,6 +253,22 @@ def test_predictions_leave_out_what_cannot_be_read(config, monkeypatch):
     expected = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_array_equal(predictions, expected.argmax(1))
     np.testing.assert_allclose(probabilities, expected.max(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"class_token": True}, {"num_registers": 2}], ids=str)
+def test_the_maps_are_the_mean_of_the_patches_where_those_are_pooled(fields, config):
+    model = config.model.clone(pool="gap", **fields)
+    job = set_up(dataclasses.replace(config, model=model))
+    params = job.initial_state().params
+    images = job.sources["eval"].images[:3]
+    average, through, _ = attention_maps(job.config, params, jnp.asarray(images))
+    normalised = (images / 255 - job.recipe.mean[0]) / job.recipe.std[0]
+    seen = look_inside(job.config.model, {"params": params}, normalised.astype(np.float32))
+    prefix = job.config.model.num_prefix_tokens
+    rows = np.asarray(seen.attention)[:, :, :, prefix:, prefix:].mean((0, 2, 3))
+    np.testing.assert_allclose(average.reshape(3, 4), rows, atol=1e-6)
+    rolled = np.asarray(rollout(seen.attention))[:, prefix:, prefix:].mean(1)
+    np.testing.assert_allclose(through.reshape(3, 4), rolled, atol=1e-6)
 
 
 def test_the_maps_are_the_class_tokens(config):

@@ -25,7 +25,7 @@ def features(
       model: a run folder, weights in any published layout, or hf-hub:USER/REPO.
       images: files, folders (all files below them), quoted patterns such as 'photos/**/*.jpg', or -
         for names on stdin, one a line.
-      out: the file to write, .npz.
+      out: the new file to write, .npz.
       tokens: write tokens [n, t, d] too: class token, registers, patches row by row.
       checkpoint: of a run: latest, best (by held-out accuracy), or a step.
       batch_size: images computed at a time.

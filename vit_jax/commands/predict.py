@@ -39,8 +39,8 @@ def predict(
       images: files, folders (all files below them), quoted patterns such as 'photos/**/*.jpg', or -
         for names on stdin, one a line.
       top: how many classes of each image, most probable first.
-      out: write to this file instead: .csv, one row per image, or .json, with the files that could
-        not be read and why.
+      out: write to this new file instead: .csv, one row per image, or .json, with the files that
+        could not be read and why.
       checkpoint: of a run: latest, best (by held-out accuracy), or a step.
       batch_size: images computed at a time.
     """
@@ -82,6 +82,8 @@ def check_out(out: Path | None, endings: Sequence[str]) -> None:
         raise DataError(f"--out {out}: should end in {' or '.join(endings)}{hint}")
     if not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}{near_names(out.parent)}")
+    if out.is_file():
+        raise DataError(f"--out {out}: is there already; name another file")
     if out.is_dir() or not os.access(out.parent, os.W_OK):
         why = "is a folder" if out.is_dir() else "lies in a folder that cannot be written to"
         raise DataError(f"--out {out}: {why}")

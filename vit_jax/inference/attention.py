@@ -13,8 +13,8 @@ from vit_jax.data.encoded import Encoded, FileSource
 from vit_jax.data.source import DataError
 from vit_jax.inference.images import Bad
 from vit_jax.inference.saved import SavedModel
-from vit_jax.models import ViT, grid_size, look_inside
-from vit_jax.ops.attention_maps import Query, patch_map, query_weights, rollout
+from vit_jax.models import ViT, grid_size, look_inside, patch_maps
+from vit_jax.ops.attention_maps import Query
 from vit_jax.ops.augment import normalise
 from vit_jax.train.fill_in import input_shape
 
@@ -47,19 +47,13 @@ class Attention:
         return self.maps.mean(axis=(0, 1))
 
 
-def usual_query(model: ViT) -> Query:
-    """The class token where the model pools it, else all patches on average."""
-    return "class" if model.pool == "cls" else "mean"
-
-
 def attention_of(
     saved: SavedModel, images: Encoded, query: Query | None = None
 ) -> Iterator[Attention | Bad]:
     """The attention in each image, in order; or why the image cannot be read.
 
     Args:
-      query: whose attention; None: see `usual_query`. With `pool="map"` the rollout is that of the
-        learned query, unless one is named.
+      query: whose attention; None: see `patch_maps`.
 
     Raises:
       ValueError: the model has no such query.
@@ -92,17 +86,11 @@ def _look(
     @jax.jit
     def look(params: Any, images: Any) -> Any:
         seen = look_inside(model, {"params": params}, normalise(images, mean, std))
-        wanted = query or usual_query(model)
-        maps = patch_map(query_weights(seen.attention, wanted, grid), grid)
-        through = rollout(seen.attention)
-        if query is None and seen.pool is not None:
-            row = (seen.pool.mean(axis=1, keepdims=True) @ through)[:, 0]
-        else:
-            row = query_weights(through, wanted, grid)
+        maps, through = patch_maps(model, seen, grid, query)
         probabilities = None
         if seen.logits is not None and seen.logits.ndim == 2:
             probabilities = jax.nn.softmax(seen.logits.astype("float32"))[0]
-        return seen.attention[:, 0], maps[:, 0], patch_map(row, grid)[0], probabilities
+        return seen.attention[:, 0], maps[:, 0], through[0], probabilities
 
     return look
 

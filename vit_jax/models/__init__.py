@@ -6,7 +6,7 @@ from vit_jax.models.encoder import Block, Encoder
 from vit_jax.models.layers import DropPath, LayerScale, Mlp
 from vit_jax.models.patches import PatchEmbed, grid_size
 from vit_jax.models.pooling import MapPool
-from vit_jax.models.seen import Seen, look_inside
+from vit_jax.models.seen import Seen, look_inside, patch_maps, usual_query
 from vit_jax.models.sizes import SIZES, vit
 from vit_jax.models.vit import ViT
 
@@ -27,5 +27,7 @@ __all__ = [
     "grid_size",
     "look_inside",
     "parameter_count",
+    "patch_maps",
+    "usual_query",
     "vit",
 ]

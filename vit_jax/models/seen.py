@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from vit_jax.models.vit import ViT
+from vit_jax.ops.attention_maps import Query, patch_map, query_weights, rollout
 
 
 class Seen(NamedTuple):
@@ -22,6 +23,33 @@ class Seen(NamedTuple):
     """Weights of every block and head, query (row) to key (column), in float32."""
     pool: Float[Array, "b k n"] | None
     """Weights of the learned query over the tokens with `pool="map"`; else None."""
+
+
+def usual_query(model: ViT) -> Query:
+    """Whose attention is looked at: the class token's where it is pooled, else all patches'."""
+    return "class" if model.pool == "cls" else "mean"
+
+
+def patch_maps(
+    model: ViT, seen: Seen, grid: tuple[int, int], query: Query | None = None
+) -> tuple[Float[Array, "l b k r s"], Float[Array, "b r s"]]:
+    """A query's attention to every patch: of each layer and head, and rolled out through all.
+
+    Args:
+      grid: r rows and s columns of patches.
+      query: None: see `usual_query`, but with `pool="map"` the rollout is that of its learned
+        query, which looks at the last layer's tokens.
+
+    Raises:
+      ValueError: the model has no such query.
+    """
+    wanted, through = query or usual_query(model), rollout(seen.attention)
+    maps = query_weights(seen.attention, wanted, grid)
+    if query is None and seen.pool is not None:
+        row = jnp.einsum("bkn,bnm->bm", seen.pool, through) / seen.pool.shape[1]
+    else:
+        row = query_weights(through, wanted, grid)
+    return jnp.asarray(patch_map(maps, grid)), jnp.asarray(patch_map(row, grid))
 
 
 def look_inside(model: ViT, variables: Any, images: Num[Array | np.ndarray, "b h w c"]) -> Seen:

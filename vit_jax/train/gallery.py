@@ -1,10 +1,13 @@
 """The pictures of a run, drawn in a thread of their own while the training goes on."""
 
+import contextlib
 import functools
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -109,9 +112,15 @@ class Gallery:
 
         self._guarded(write_report, self.folder.path, json.loads(to_json(Config())))
 
-    def close(self) -> None:
-        """End the thread; what has not begun is not drawn."""
+    def close(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """End the thread; what has not begun is not drawn. The end of an `ExitStack`'s context.
+
+        A run that fails leaves its curves and its report all the same.
+        """
         self._pool.shutdown(cancel_futures=True)
+        if kind is not None and issubclass(kind, Exception) and self.job.config.pictures:
+            self._guarded(self._draw_curves)
+            self.write_report()
 
     def _later(self, draw: Callable[..., Any], *args: Any) -> None:
         self._pool.submit(self._guarded, draw, *args)
@@ -125,8 +134,14 @@ class Gallery:
             self.report.say(f"NOTE: {name} could not be drawn: {error!r}")
         self.seconds += time.perf_counter() - began
 
-    def _path(self, name: str) -> str:
-        return str(self.folder.pictures / name)
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
+        """A path to draw to, which becomes the picture when all of it is written."""
+        file = self.folder.pictures / name
+        file.parent.mkdir(exist_ok=True)
+        temporary = file.with_name(f".{file.name}")  # the ending tells the format
+        yield temporary
+        os.replace(temporary, file)
 
     def _draw_batch(self, resident: Any, plan: Any, step: int) -> None:
         from vit_jax.pictures.batch import draw_batch, draw_patches
@@ -145,9 +160,11 @@ class Gallery:
             array[there].tolist() for array in (mixed.labels, mixed.partner_labels, mixed.weight)
         )
         targets = [mixed_names(job.class_names, *each) for each in zip(*shares, strict=True)]
-        draw_batch(visible(images[there], originals.dtype), targets, self._path("batch.png"))
         first = visible(originals[there[:1]], originals.dtype)[0]
-        draw_patches(first, pair(job.config.model.patch_size), self._path("patches.png"))
+        with self._whole("patches.png") as path:
+            draw_patches(first, pair(job.config.model.patch_size), path)
+        with self._whole("batch.png") as path:
+            draw_batch(visible(images[there], originals.dtype), targets, path)
 
     def _draw_attention(self, params: Any, done: int, accuracy: float) -> None:
         from vit_jax.pictures.attention import draw_progress, progress_title
@@ -156,28 +173,23 @@ class Gallery:
         if not len(images):
             return
         averages, through, heads = jax.device_get(self._look(params, images))
-        folder = self.folder.pictures / "attention"
-        folder.mkdir(exist_ok=True)
-        draw_progress(
-            visible(images, images.dtype),
-            averages,
-            through,
-            heads,
-            folder / f"step_{done:07d}.png",
-            progress_title(round(done / self.job.steps_per_epoch, 2), accuracy),
-        )
+        title = progress_title(round(done / self.job.steps_per_epoch, 2), accuracy)
+        with self._whole(f"attention/step_{done:07d}.png") as path:
+            draw_progress(visible(images, images.dtype), averages, through, heads, path, title)
 
     def _draw_film(self) -> None:
         from vit_jax.pictures.film import write_gif
 
         frames = sorted((self.folder.pictures / "attention").glob("step_*.png"))
         if len(frames) > 1:
-            write_gif(frames, self._path("attention.gif"))
+            with self._whole("attention.gif") as path:
+                write_gif(frames, path)
 
     def _draw_curves(self) -> None:
         from vit_jax.pictures.curves import draw_curves
 
-        draw_curves(read_rows(self.folder.path), self._path("curves.png"))
+        with self._whole("curves.png") as path:
+            draw_curves(read_rows(self.folder.path), path)
 
     def _draw_weights(self, params: Any) -> None:
         from vit_jax.pictures.weights import draw_filters, draw_position_similarity
@@ -185,14 +197,14 @@ class Gallery:
         model = self.job.config.model
         height, width, channels = input_shape(model)
         kernel = np.asarray(params["patch_embed"]["kernel"], np.float32)
-        draw_filters(
-            kernel.reshape(*pair(model.patch_size), channels, model.width),
-            self._path("filters.png"),
-        )
+        with self._whole("filters.png") as path:
+            patch = pair(model.patch_size)
+            draw_filters(kernel.reshape(*patch, channels, model.width), path)
         if "pos_embed" in params:
             grid = grid_size((height, width), model.patch_size)
             positions = np.asarray(params["pos_embed"], np.float32)[0][-grid[0] * grid[1] :]
-            draw_position_similarity(positions, grid, self._path("positions.png"))
+            with self._whole("positions.png") as path:
+                draw_position_similarity(positions, grid, path)
 
     def _draw_predictions(self, params: Any) -> None:
         from vit_jax.pictures.predictions import draw_mistakes, draw_predictions, surest_mistakes
@@ -211,20 +223,24 @@ class Gallery:
         if not len(there):
             return
         first = np.arange(min(PREDICTED, len(there)))
-        draw_predictions(*shown(first), names, self._path("predictions.png"))
+        with self._whole("predictions.png") as path:
+            draw_predictions(*shown(first), names, path)
         worst = surest_mistakes(labels, predictions, probabilities)
         if len(worst):
             among = int((labels != predictions).sum()), len(labels)
-            draw_mistakes(*shown(worst), names, self._path("mistakes.png"), among)
+            with self._whole("mistakes.png") as path:
+                draw_mistakes(*shown(worst), names, path, among)
 
     def _draw_classes(self, result: Evaluation) -> None:
         from vit_jax.pictures.classes import draw_per_class
         from vit_jax.pictures.confusion import draw_confusion
 
         names, confusion = self.job.class_names, result.confusion
-        draw_confusion(confusion, names, self._path("confusion_matrix.png"))
+        with self._whole("confusion_matrix.png") as path:
+            draw_confusion(confusion, names, path)
         accuracy = np.array([np.nan if x is None else x for x in result.per_class_accuracy])
-        draw_per_class(accuracy, confusion.sum(axis=1), names, self._path("per_class.png"))
+        with self._whole("per_class.png") as path:
+            draw_per_class(accuracy, confusion.sum(axis=1), names, path)
 
     @functools.cached_property
     def _watched(self) -> np.ndarray:

@@ -59,10 +59,11 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         report = Report(job, folder, start, notes.get("sums"))
         stack.callback(report.close)
         gallery = Gallery(job, folder, report, start)
-        stack.callback(gallery.close)
+        stack.push(gallery.close)
         introduce(job, folder, report, start)
         stop = stack.enter_context(StopRequest())
 
+        held_out: dict[str, Evaluation] = {}
         for step in range(start, job.total_steps):
             plan = _next_plan(job, folder, report, checkpoints, state, step)
             dispatched = time.perf_counter()
@@ -71,9 +72,10 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
             if step == start:
                 gallery.first_batch(plan, step)
             stopping = stop.signal  # read once: a signal may arrive at any moment
-            score = _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
-            if score is not None:
-                gallery.after_evaluation(usable_weights(state), step + 1, score)
+            held_out = _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
+            if held_out:
+                accuracy = chosen(held_out).accuracy
+                gallery.after_evaluation(usable_weights(state), step + 1, accuracy)
             if stopping:
                 break
 
@@ -86,9 +88,7 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
         bad_images = list_bad_images(job, folder, report)
         status = "complete" if done == job.total_steps else "stopped"
         complete = status == "complete"
-        shown = results
-        if complete and job.eval_feed and not results:
-            shown = _evaluate(job, state, job.eval_feed)  # for the confusion matrix
+        shown = results or held_out  # those of the last step, where every run evaluates
         gallery.finish(usable_weights(state), chosen(shown) if shown else None, complete)
         summary = summarise(job, folder, report, status, done, results, bad_images)
         summary["seconds_pictures"] = gallery.seconds
@@ -168,20 +168,20 @@ def _between_steps(
     state: TrainState,
     done: int,
     stopping: signal.Signals | None,
-) -> float | None:
+) -> dict[str, Evaluation]:
     """Evaluate and save where it is due; a stopping run saves too.
 
     Returns:
-      the held-out accuracy, 0..1, where it was evaluated.
+      what the evaluation gave, see `_evaluate`; empty where there was none.
     """
     due = job.is_due(done, job.config.checkpoint_every_epochs)
     saves = stopping or due
     # Every regular checkpoint gets a score, or the best of them could not be told.
     evaluates = due or job.is_due(done, job.config.eval_every_epochs)
     if not (saves or (evaluates and job.eval_feed)):
-        return None
+        return {}
     report.flush()
-    score = None
+    score, results = None, {}
     if evaluates and job.eval_feed:
         try:
             results = _evaluate(job, state, job.eval_feed)
@@ -191,7 +191,7 @@ def _between_steps(
         score = chosen(results).accuracy
     if saves:
         checkpoints.save(done, state, _notes(job, report), score)
-    return score
+    return results
 
 
 def _notes(job: Job, report: Report) -> dict[str, Any]:

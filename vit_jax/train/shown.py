@@ -10,8 +10,7 @@ import numpy as np
 from vit_jax.config import Config
 from vit_jax.data.feeds import AnySource
 from vit_jax.data.source import DataError, Example
-from vit_jax.models import grid_size, look_inside
-from vit_jax.ops.attention_maps import patch_map, query_weights, rollout
+from vit_jax.models import grid_size, look_inside, patch_maps
 from vit_jax.ops.augment import normalise, unit_range
 from vit_jax.train.fill_in import input_shape
 
@@ -50,19 +49,16 @@ def readable(source: AnySource, indices: Sequence[int]) -> tuple[list[int], np.n
 def attention_maps(config: Config, params: Any, images: Any) -> Any:
     """Average [m, r, s], rollout [m, r, s] and the last layer's heads [m, k, r, s] of images.
 
-    Of the class token where the model pools it, else of all patches on average; r rows and s
-    columns of patches. May run inside jit.
+    Whose attention says `patch_maps`; r rows and s columns of patches. May run inside jit.
     """
     model, data = config.model, config.data
     height, width, _ = input_shape(model)
     grid = grid_size((height, width), model.patch_size)
-    query = "class" if model.pool == "cls" else "mean"
     assert data.mean is not None, "filled in"
     assert data.std is not None, "filled in"
     images = normalise(images, data.mean, data.std)
-    seen = look_inside(model, {"params": params}, images).attention
-    maps = patch_map(query_weights(seen, query, grid), grid)
-    through = patch_map(query_weights(rollout(seen), query, grid), grid)
+    seen = look_inside(model, {"params": params}, images)
+    maps, through = patch_maps(model, seen, grid)
     return maps.mean(axis=(0, 2)), through, maps[-1]
 
 
