@@ -205,7 +205,7 @@ def test_a_damaged_or_foreign_index_is_made_again(photos, xdg, capsys, damage):
     source = opened(photos)
     np.testing.assert_array_equal(source.labels, labels)
     assert "Reading the labels" in capsys.readouterr().out
-    assert not list(xdg.glob("vit_jax/*/*.tmp"))
+    assert not list(xdg.glob("vit_jax/*/*.tmp*"))
 
 
 def test_a_set_prepared_anew_has_another_index(photos, capsys):

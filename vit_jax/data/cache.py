@@ -20,7 +20,8 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, which becomes `file` when all is written: it is whole or not there."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    # Hidden; and the ending stays, which tells some writers the format.
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
     try:
         yield temporary
         os.replace(temporary, file)

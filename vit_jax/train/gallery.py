@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.config import Config, to_json
+from vit_jax.data.cache import whole_file
 from vit_jax.data.encoded import spread
 from vit_jax.models import grid_size
 from vit_jax.models.patches import pair
@@ -134,14 +134,11 @@ class Gallery:
             self.report.say(f"NOTE: {name} could not be drawn: {error!r}")
         self.seconds += time.perf_counter() - began
 
-    @contextlib.contextmanager
-    def _whole(self, name: str) -> Iterator[Path]:
+    def _whole(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A path to draw to, which becomes the picture when all of it is written."""
         file = self.folder.pictures / name
         file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(f".{file.name}")  # the ending tells the format
-        yield temporary
-        os.replace(temporary, file)
+        return whole_file(file)
 
     def _draw_batch(self, resident: Any, plan: Any, step: int) -> None:
         from vit_jax.pictures.batch import draw_batch, draw_patches
