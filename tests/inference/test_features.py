@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from inference.small_models import outputs_of, small_model, write_pictures
+from inference.small_models import outputs_of, small_model
 
 from vit_jax.commands import features as command
 from vit_jax.data.source import DataError
@@ -21,16 +21,6 @@ from vit_jax.inference.images import find_images
 def one_device(monkeypatch):
     """One compiles fastest; many are tested with `forward`."""
     monkeypatch.setattr(image_module, "select_devices", lambda device: jax.local_devices()[:1])
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """Four pictures and a file that is none, and the pictures' pixels; the model is a small one."""
-    pixels = write_pictures(tmp_path / "photos", 4)
-    (tmp_path / "photos" / "01b.jpg").touch()
-    monkeypatch.setattr(saved_module, "open_model", lambda model, checkpoint: small_model())
-    monkeypatch.chdir(tmp_path)
-    return pixels
 
 
 FILES = [f"photos/{place:02}.png" for place in range(4)]

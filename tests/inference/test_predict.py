@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from inference.small_models import NAMES, outputs_of, small_model, write_pictures
+from inference.small_models import NAMES, outputs_of, small_model
 from PIL import Image
 
 from vit_jax import ViT
@@ -42,16 +42,6 @@ def one_device(monkeypatch):
     """One compiles fastest; many are tested with `forward`."""
     for module in (setup, evaluation, image_module):
         monkeypatch.setattr(module, "select_devices", lambda device: jax.local_devices()[:1])
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """Four pictures and a file that is none, and the pictures' pixels; the model is a small one."""
-    pixels = write_pictures(tmp_path / "photos", 4)
-    (tmp_path / "photos" / "01b.jpg").touch()
-    monkeypatch.setattr(saved_module, "open_model", lambda model, checkpoint: small_model())
-    monkeypatch.chdir(tmp_path)
-    return pixels
 
 
 def probabilities_of(saved, pixels):
