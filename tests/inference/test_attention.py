@@ -1,7 +1,6 @@
 """Attention of images by a saved model: the same numbers as transformers', and the maps of them."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -188,7 +187,6 @@ def test_the_command_draws_and_writes_under_names_of_their_own(weights, tmp_path
     expected = {f"{name}{ending}" for name in ("00", "00.png") for ending in endings}
     assert {path.name for path in out.iterdir()} == expected
     assert len(said.splitlines()) == 2
-    assert f"a/00.png: {'cat' if 'cat' in said else ''}"[:9] in said
     with np.load(out / "00.npz") as arrays:
         assert arrays["weights"].shape == (1, 2, 5, 5)
         np.testing.assert_allclose(arrays["maps"].mean((0, 1)), arrays["average"], rtol=1e-6)
@@ -243,4 +241,3 @@ def test_wrong_commands_say_what_would_be_right(weights, tmp_path, capsys):
     code, said, errors = command(capsys, weights, tmp_path / "bad.png", "--out", tmp_path / "o")
     assert (code, said) == (1, "")
     assert not (tmp_path / "o").exists()
-    assert json.loads((weights / "config.json").read_text())["model_type"] == "vit"

@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 
-from vit_jax.data.decode import Pixels, whole_box
+from vit_jax.data.decode import Box, whole_box
 from vit_jax.data.encoded import Encoded, FileSource
 from vit_jax.data.source import DataError
-from vit_jax.inference.images import Bad
+from vit_jax.inference.images import Bad, unlabelled
 from vit_jax.inference.saved import SavedModel
 from vit_jax.models import ViT, grid_size, look_inside, patch_maps
 from vit_jax.ops.attention_maps import Query
@@ -58,17 +58,15 @@ def attention_of(
     Raises:
       ValueError: the model has no such query.
     """
-    pixels, model = saved.pixels(), saved.model
+    source, model = unlabelled(images, saved), saved.model
     height, width, _ = input_shape(model)
     grid = grid_size((height, width), model.patch_size)
     look = functools.partial(_look(model, saved.mean, saved.std, query, grid), saved.params)
-    source = FileSource(images, np.zeros(len(images), np.int32), (), "", pixels)
     for index in range(len(images)):
         try:
-            image = source.image(index)
-            picture = _picture(source, index)
+            image, picture = _image_and_picture(source, index)
         except DataError as error:
-            yield Bad(str(error).removeprefix(source.name(index)).strip())
+            yield Bad.of(error, source.name(index))
             continue
         weights, maps, through, probabilities = jax.device_get(look(image[None]))
         yield Attention(source.name(index), image, picture, weights, maps, through, probabilities)
@@ -95,18 +93,18 @@ def _look(
     return look
 
 
-def _picture(source: FileSource, index: int) -> np.ndarray:
-    """What the model sees of a file, in about as many pixels as the file has there."""
-    pixels, seen = source.pixels, []
+def _image_and_picture(source: FileSource, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the model takes of a file; and the same part in about as many pixels as it has there."""
+    seen: list[Box] = []
 
-    def choose(width: int, height: int) -> tuple[float, float, float, float]:
-        seen.append(whole_box((width, height), pixels))
+    def choose(width: int, height: int) -> Box:
+        seen.append(whole_box((width, height), source.pixels))
         return seen[0]
 
-    source.image(index, choose)
+    image = source.image(index, choose)
     left, top, right, bottom = seen[0]
     longest = max(right - left, bottom - top)
     scale = min(max(longest, PICTURE[0]), PICTURE[1]) / longest
-    size = round((bottom - top) * scale), round((right - left) * scale)
-    large = dataclasses.replace(cast(Pixels, pixels), height=size[0], width=size[1])
-    return dataclasses.replace(source, pixels=large).image(index, lambda *_: seen[0])
+    height, width = round((bottom - top) * scale), round((right - left) * scale)
+    large = dataclasses.replace(source.pixels, height=height, width=width)
+    return image, dataclasses.replace(source, pixels=large).image(index, lambda *_: seen[0])

@@ -40,6 +40,11 @@ class Bad:
 
     reason: str
 
+    @classmethod
+    def of(cls, error: DataError, name: str) -> "Bad":
+        """From what a source raises, whose message begins with the file's name."""
+        return cls(str(error).removeprefix(name).strip())
+
 
 def find_images(names: Sequence[str], lines: Iterable[bytes] | None = None) -> Files:
     """The files that paths, folders and glob patterns stand for, in the order given.
@@ -192,19 +197,21 @@ def _reader(saved: SavedModel, images: Images) -> Callable[[int], np.ndarray | B
         _check_shape(images.image_shape, input_shape(saved.model), saved.source)
         reasons = images.bad
         return lambda i: Bad(reasons[i]) if i in reasons else images.images[i]
-    if isinstance(images, FileSource):
-        source = images
-    else:
-        source = FileSource(images, np.zeros(len(images), np.int32), (), "", saved.pixels())
+    source = images if isinstance(images, FileSource) else unlabelled(images, saved)
 
     def read(index: int) -> np.ndarray | Bad:
         try:
             return source.image(index)
         # Also of another kind of pixels than the model takes: the other images are good.
         except DataError as error:
-            return Bad(str(error).removeprefix(source.name(index)).strip())
+            return Bad.of(error, source.name(index))
 
     return read
+
+
+def unlabelled(images: Encoded, saved: SavedModel) -> FileSource:
+    """Files as a source of what a model takes; its labels mean nothing."""
+    return FileSource(images, np.zeros(len(images), np.int32), (), "", saved.pixels())
 
 
 @functools.lru_cache(maxsize=16)
