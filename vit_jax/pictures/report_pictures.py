@@ -41,7 +41,9 @@ CAPTIONS = {
 def pictures_html(facts: RunFacts, skip: Set[str] = frozenset()) -> str:
     """The PNG and GIF files below pictures/, but for those to skip, in the order of CAPTIONS."""
     top = facts.folder / "pictures"
-    names = [path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file()]
+    # Hidden ones are halves, left by a kill.
+    files = [path for path in top.rglob("[!.]*") if path.is_file()]
+    names = [path.relative_to(top).as_posix() for path in files]
     names = [name for name in names if name.lower().endswith((".png", ".gif")) and name not in skip]
     order = list(CAPTIONS)
     groups: dict[tuple[int, str], list[str]] = {}
