@@ -1,5 +1,8 @@
 """Folders of pictures, made by the tests of the folder source."""
 
+import struct
+import zlib
+
 import numpy as np
 from PIL import Image
 
@@ -18,6 +21,19 @@ def save(path, content, **options):
         return
     image = content if isinstance(content, Image.Image) else Image.fromarray(np.uint8(content))
     image.save(path, **{"format": "PNG"} | options)
+
+
+def png(width, height, bits, colour_type, rows):
+    """A PNG by hand, for what Pillow does not write."""
+
+    def chunk(kind, data):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def plain(value, height=4, width=4):

@@ -207,3 +207,9 @@ def test_real_images_are_the_same_every_time():
     np.testing.assert_array_equal(train.images, again.images)
     assert train.fingerprint == again.fingerprint != val.fingerprint
     assert train.images.shape[1:] == (48, 32, 3)
+
+
+def test_a_root_that_is_a_file_is_called_one(root):
+    save(root.parent / "notes.txt", b"nothing")
+    with pytest.raises(DataError, match=r"notes\.txt' is a file, neither a folder nor an archive"):
+        opened(root.parent / "notes.txt")

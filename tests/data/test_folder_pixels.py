@@ -1,29 +1,14 @@
 """What a file of a folder becomes: modes, depths, EXIF, greyscale, bad files, resizing."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
-from data.folders import GREY, RED, make_folder, opened, plain, save
+from data.folders import GREY, RED, make_folder, opened, plain, png, save
 from PIL import Image
 
-from vit_jax.data.decode import BadImageError, Pixels, decode
+from vit_jax.data.decode import BadImageError, Pixels, decode, whole_box
 from vit_jax.data.source import DataError
-
-
-def png(width, height, bits, colour_type, rows):
-    """A PNG by hand, for what Pillow does not write."""
-
-    def chunk(kind, data):
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 @pytest.fixture
@@ -278,3 +263,23 @@ def test_a_picture_far_wider_than_high_is_cut(root, rounding):
     # Whole, at this height, it would have 2.7 thousand million pixels.
     images = opened(root, "val", image_size=300, crop_rounding=rounding).images
     assert (images == np.array(RED)).all()
+
+
+@pytest.mark.parametrize("size", [32, 224, 448, (224, 160)])
+@pytest.mark.parametrize("fraction", [1.0, 0.875])
+def test_the_centre_lies_inside_pictures_of_every_size(size, fraction):
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = Pixels(height, width, crop_fraction=fraction)
+    for across in range(130, 520, 3):
+        for down in range(130, 520, 3):
+            left, top, right, bottom = whole_box((across, down), pixels)
+            # As they are, without a tolerance: Pillow has none.
+            assert 0 <= left < right <= across
+            assert 0 <= top < bottom <= down
+
+
+@pytest.mark.parametrize("across", [450, 500])
+def test_photographs_of_usual_sizes_can_be_read_at_224(root, across):
+    save(root / "train" / "a" / "0.png", plain(RED, 239 if across == 500 else 450, across))
+    image = opened(root, image_size=224).images[0]
+    assert image.shape == (224, 224, 3)

@@ -175,7 +175,7 @@ def test_a_set_without_images_or_labels_is_refused(tmp_path):
         ([], None, r"cannot be read"),  # `datasets` itself opens no empty set
     ],
 )
-def test_d16_a_row_without_a_proper_label_is_named(tmp_path, labels, kind, message):
+def test_a_row_without_a_proper_label_is_named(tmp_path, labels, kind, message):
     rows = set_of(1, labels, kind and datasets.Value(kind))
     with pytest.raises(DataError, match=message):
         opened(saved(tmp_path, alone=rows))

@@ -7,39 +7,18 @@ import pickle
 import numpy as np
 import pytest
 from data.folders import plain, save
+from data.tables import ROWS, config_of, csv_of, labelled, make_pictures, opened, write
 
 from vit_jax.data import table as table_module
 from vit_jax.data.catalog import open_source, open_splits, split_names
 from vit_jax.data.decode import BadImageError
 from vit_jax.data.source import DataConfig, DataError
 
-ROWS = [("3.png", "cat"), ("1.png", "dog"), ("2.png", "ant"), ("4.png", "cat")]
-
 
 @pytest.fixture
 def root(tmp_path):
-    """Pictures 1.png to 6.png, whose red channel is their number, in pictures/."""
-    for number in range(1, 7):
-        save(tmp_path / "pictures" / f"{number}.png", plain((number, 0, 0)))
-    return tmp_path
-
-
-def write(path, text):
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def csv_of(rows, header="path,label"):
-    return "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
-
-
-def config_of(path, **fields):
-    fields = {"train_split": "train", "image_size": 4, "image_path": "pictures/{}"} | fields
-    return DataConfig(name="csv", root=str(path), **fields)
-
-
-def opened(path, split="train", **fields):
-    return open_source(config_of(path, **fields), split)
+    """See `make_pictures`."""
+    return make_pictures(tmp_path)
 
 
 def numbers(source):
@@ -212,12 +191,6 @@ def test_a_missing_root_is_refused(root):
         opened(write(root / "t.xlsx", csv_of(ROWS)))
 
 
-def labelled(root, *labels, name="t.csv", **fields):
-    """A table of the pictures from 1 on, with these labels."""
-    rows = [(f"{number}.png", label) for number, label in enumerate(labels, start=1)]
-    return opened(write(root / name, csv_of(rows)), **fields)
-
-
 @pytest.mark.parametrize(
     ("labels", "names", "places"),
     [
@@ -254,40 +227,6 @@ def test_the_training_split_says_which_classes_there_are(root):
     write(root / "val.csv", csv_of([("3.png", "1"), ("4.png", "3")]))
     with pytest.raises(DataError, match=r"val\.csv, line 3: label '3' is none of .*: 0, 1, 2$"):
         opened(root, "val")
-
-
-def test_d16_a_row_that_is_wrong_is_named_by_its_line(root):
-    head = 'path,label\n1.png,cat\n\n"2.png","a\nb"\n'
-    wrong = {
-        "3.png,": r"t\.csv, line 6: the label is missing",
-        "3.png, ": r"t\.csv, line 6: the label is missing",
-        ",cat": r"t\.csv, line 6: the path is missing",
-        "3.png": r"t\.csv, line 6: 1 fields, but there are 2 columns",
-        "3.png,cat,": r"t\.csv, line 6: 3 fields, but there are 2 columns",
-        "7.png,cat": r"t\.csv, line 6: there is no file .*pictures/7\.png",
-        '"7\n.png",cat': r"t\.csv, line 6: there is no file .*pictures/7",
-        ".,cat": r"t\.csv, line 6: there is no file .*pictures/\.",
-        '"3.png,cat': r"t\.csv, line 6: cannot be read \(unexpected end of data",
-    }
-    for row, message in wrong.items():
-        with pytest.raises(DataError, match=message):
-            opened(write(root / "t.csv", head + row))
-    assert opened(write(root / "t.csv", head + "3.png,cat")).class_names == ("a\nb", "cat")
-
-
-def test_d16_labels_that_are_no_classes_are_named(root):
-    with pytest.raises(DataError, match=r"t\.csv, line 3: label -1 is negative"):
-        labelled(root, "0", "-1", "1")
-    with pytest.raises(DataError, match=r"line 4: label 20250131, but there are 3 different"):
-        labelled(root, "0", "1", "20250131")
-    with pytest.raises(DataError, match=r"should be two classes or more, not \['cat'\]"):
-        labelled(root, "cat", "cat")
-    write(root / "train.csv", csv_of(ROWS))
-    for label in ("bird", "-1", "Cat"):
-        write(root / "val.csv", csv_of([("5.png", "cat"), ("6.png", label)]))
-        message = rf"val\.csv, line 3: label '{label}' is none of the .*: ant, cat, dog$"
-        with pytest.raises(DataError, match=message):
-            opened(root, "val")
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_weights_are_judged_on_data_of_the_same_classes(tmp_path):
         evaluate_saved(tmp_path / "same")
 
 
-def test_w7_a_head_for_other_classes_is_not_judged(tmp_path, capsys):
+def test_a_head_for_other_classes_is_not_judged(tmp_path, capsys):
     model = ViT(4, 16, 1, 2, num_classes=3, image_size=(8, 8), channels=1)
     variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
     save_pretrained(tmp_path / "m", "timm", model, variables, Preprocessing((0.2,), (0.5,)))

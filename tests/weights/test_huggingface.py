@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from weights.conftest import NAMES
+from weights.random_models import NAMES
 
 from vit_jax import load_pretrained, save_pretrained
 from vit_jax.weights import WeightsError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from weights.conftest import suffix
+from weights.random_models import suffix
 
 from vit_jax import load_pretrained, save_pretrained
 from vit_jax.config import Config, from_json, to_json

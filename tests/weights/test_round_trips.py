@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from weights.conftest import NAMES, suffix
+from weights.random_models import NAMES, suffix
 
 from vit_jax import load_pretrained, save_pretrained
 from vit_jax.config import fields_of

@@ -44,7 +44,7 @@ def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
     notes = file.with_suffix(".json")
     shape = (len(source), *source.image_shape)
     try:
-        images = np.load(file, mmap_mode="r")
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
         bad = {int(index): why for index, why in json.loads(notes.read_text()).items()}
         whole = images.shape == shape and images.dtype == source.dtype
     except (OSError, ValueError):
@@ -57,6 +57,6 @@ def cached_on_disk(source: FileSource, skip_bad: bool) -> ArraySource:
             mapped.flush()
             del mapped
             notes.write_text(json.dumps(bad))
-        images = np.load(file, mmap_mode="r")
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
     names = [source.name(index) for index in range(len(source))]
     return ArraySource(images, source.labels, source.class_names, source.fingerprint, names, bad)

@@ -123,6 +123,8 @@ def opened(file: io.BufferedIOBase, name: str, max_pixels: int) -> Iterator[Any]
 
     try:
         with Image.open(cast(IO[bytes], file)) as image:
+            if image.format == "EPS":  # for which Pillow starts Ghostscript
+                raise BadImageError(f"{name} is PostScript, a program, and not run: save it as PNG")
             if image.width * image.height > max_pixels:
                 raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
             yield image

@@ -23,6 +23,8 @@ from vit_jax.data.source import ArraySource, DataError
 
 ELEMENTS = 2**50
 """Of a feed, which goes on until it is closed."""
+STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""Signals by which people and schedulers end a run, and often its whole process group."""
 
 
 class WorkerError(RuntimeError):
@@ -206,7 +208,7 @@ class _WorkerStart:
     def __call__(self, worker: int, workers: int) -> None:
         # Ctrl-C and a scheduler's SIGTERM go to the whole process group. The training process needs
         # its workers until it has saved, and then ends them itself.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=self._end_with_parent, daemon=True).start()
 
@@ -218,11 +220,11 @@ class _WorkerStart:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait; processes started inside never get one before they ignore them."""
+    """Signals that end a run wait; processes started inside ignore them before they get one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

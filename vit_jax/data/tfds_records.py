@@ -169,7 +169,7 @@ def _kept(builder: Any, name: str, length: int, make: Callable[[], np.ndarray]) 
     """An array [length] from the user's cache folder, else made and kept there."""
     file = cache_folder() / description_digest(builder) / f"{name}.npy"
     try:
-        array = np.load(file)
+        array = np.load(file, allow_pickle=False)
         if array.shape == (length,):
             return array
     except (OSError, ValueError, EOFError):

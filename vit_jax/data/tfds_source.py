@@ -184,14 +184,18 @@ def _decoded(
     folder = _decoded_folder(builder)
     files = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
     try:
-        return np.load(files[0], mmap_mode="r"), np.load(files[1])
+        return _mapped(files[0]), np.load(files[1], allow_pickle=False)
     except (OSError, ValueError, EOFError):
         pass  # not there yet, or damaged: decoded below, and written anew
     with whole_file(files[0]) as temporary:
         labels = _decode_into(temporary, builder, split, image_key, label_key)
     with whole_file(files[1]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, labels)
-    return np.load(files[0], mmap_mode="r"), labels
+    return _mapped(files[0]), labels
+
+
+def _mapped(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def _decode_into(

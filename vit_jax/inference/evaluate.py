@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 
+import numpy as np
+
 from vit_jax.data.catalog import AnySource, open_source, open_splits
 from vit_jax.data.feeds import make_feed, settle
 from vit_jax.data.order import Order
@@ -49,6 +51,7 @@ def evaluate_saved(
     config = dataclasses.replace(saved.config, data=data_for(saved, data))
     use, images = _images(config.data, split, saved.source)
     _check_classes(saved, config.data, images)
+    _check_head(saved)
     check_depth(saved, images)
 
     mesh = make_mesh(select_devices(config.device))
@@ -111,7 +114,7 @@ def _check_classes(saved: SavedModel, data: DataConfig, images: AnySource) -> No
         raise DataError(
             f"{source} tells {outputs or 'no'} classes apart, {data.name} has "
             f"{len(classes)}: a head for those would be untrained, and its accuracy chance. "
-            f"Fine-tune first: python train.py --config CONFIG --config.pretrained={source}"
+            f"{_remedy(source)}"
         )
     if names is None or names == classes:
         return
@@ -124,3 +127,18 @@ def _check_classes(saved: SavedModel, data: DataConfig, images: AnySource) -> No
         f"NOTE: {source} calls its classes {', '.join(names[:4])} …, {data.name} "
         f"{', '.join(classes[:4])} …: taken for the same, in this order"
     )
+
+
+def _check_head(saved: SavedModel) -> None:
+    """Raise a DataError where published weights have the head that `load_pretrained` makes anew."""
+    # A run is what it is: it says itself where it has learnt nothing yet.
+    if saved.is_run or np.any(saved.params["head"]["kernel"]):
+        return
+    raise DataError(
+        f"{saved.source} has a head of zeros, as one made anew has before it is trained: its "
+        f"accuracy would be chance. {_remedy(saved.source)}"
+    )
+
+
+def _remedy(source: str) -> str:
+    return f"Fine-tune first: python train.py --config CONFIG --config.pretrained={source}"

@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,20 @@ class TensorFile:
     read: Read
     left_out: tuple[str, ...] = ()
     """Names of what the file holds besides."""
+    in_file: dict[str, str] = dataclasses.field(default_factory=dict)
+    """{name: what the file calls it}, where that is another."""
+
+    def called(self, names: Sequence[str]) -> list[str]:
+        """What the file calls these arrays, for messages."""
+        return [self.in_file.get(name, name) for name in names]
 
     def rename(self, names: dict[str, str]) -> "TensorFile":
         """The same arrays under other names, {new: old}; those not named are left out."""
         shapes = {new: self.shapes[old] for new, old in names.items()}
         kept = set(names.values())
         left_out = (*self.left_out, *(name for name in self.shapes if name not in kept))
-        return TensorFile(self.path, shapes, lambda name: self.read(names[name]), left_out)
+        in_file = {new: self.in_file.get(old, old) for new, old in names.items()}
+        return TensorFile(self.path, shapes, lambda name: self.read(names[name]), left_out, in_file)
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -115,7 +123,15 @@ def _open_safetensors(path: Path, size: int) -> TensorFile:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is no whole safetensors file: {error}") from error
+    for name, shape in shapes.items():
+        if _least_bytes(shape) > 2 * size:  # the smallest numbers have half a byte
+            raise WeightsError(f"{path}: {name} has shape {shape}, more than the file can hold")
     return TensorFile(path, shapes, read)
+
+
+def _least_bytes(shape: tuple[int, ...]) -> int:
+    """Of an array of bytes; an empty one counts its other axes, over which readers may loop."""
+    return math.prod(max(1, side) for side in shape)
 
 
 def _safetensors_size(path: Path) -> int:
@@ -124,10 +140,13 @@ def _safetensors_size(path: Path) -> int:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
             return 8 + length
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with contextlib.suppress(
+            ValueError, LookupError, TypeError, AttributeError, RecursionError
+        ):
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
-            return 8 + length + max(ends, default=0)
+            # Python refuses to print numbers of thousands of digits.
+            return 8 + length + min(max(ends, default=0), 2**63)
     return 0
 
 
@@ -153,7 +172,8 @@ def _open_zip(path: Path) -> TensorFile:
     """An .npz archive of arrays, or a PyTorch file, which is a zip as well."""
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    # Damaged numbers lead zipfile to OSError, ValueError, struct.error and more.
+    except Exception as error:
         raise WeightsError(
             f"{path} is a damaged or incomplete archive ({error}): copy or download it again"
         ) from error
@@ -173,9 +193,9 @@ def _open_zip(path: Path) -> TensorFile:
 
     def read(name: str) -> np.ndarray:
         try:
-            with archive.open(where[name]) as file:
+            with archive.open(where[name]) as file, _without_warnings():
                 value = np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
+        except Exception as error:  # of zipfile, of its decompressors, of NumPy
             raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
         # NumPy has no bfloat16 of its own and stores its two bytes as "void".
         return value.view(ml_dtypes.bfloat16) if value.dtype == np.dtype("V2") else value
@@ -187,22 +207,30 @@ def _npz_shapes(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, tup
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         try:
-            with archive.open(member) as file:
+            with archive.open(member) as file, _without_warnings():
                 read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
                     np.lib.format.read_magic(file), np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = read(file)
-        # A RuntimeError is an encrypted member.
-        except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
+        # A RuntimeError is an encrypted member; the header is Python, for NumPy to parse.
+        except Exception as error:
             raise WeightsError(f"{path}: {name} is no NumPy array: {error}") from error
         if dtype.hasobject:
             raise WeightsError(
                 f"{path}: {name} holds Python objects, which are never unpickled here: save "
                 "arrays of numbers"
             )
-        if math.prod(shape) * dtype.itemsize > member.file_size:
+        if _least_bytes(shape) * max(1, dtype.itemsize) > member.file_size:
             raise WeightsError(f"{path}: {name} is cut short")
         yield name, shape
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """NumPy warns of the age of files that it reads all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _open_torch(path: Path) -> TensorFile:
@@ -217,11 +245,13 @@ def _open_torch(path: Path) -> TensorFile:
             f"'{path.stem}.safetensors')\""
         ) from error
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with _without_warnings():  # such as of the age of the format
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises what it likes
         raise WeightsError(
             f"{path} holds more than tensors, or is damaged; nothing in it was run "
-            f"({type(error).__name__}). Save the model's state_dict() instead"
+            f"({type(error).__name__}). Where the model's code is, save its weights alone instead: "
+            "torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     others: tuple[str, ...] = ()
     for key in ("state_dict", "model"):  # how training scripts wrap the weights

@@ -12,7 +12,10 @@ from vit_jax.weights.files import WeightsError, read_json
 
 PREFIX = "hf-hub:"
 # Weights and what describes them; never code, never pickles.
-PATTERNS = ["config.json", "preprocessor_config.json", "model*.safetensors*", "*.npz"]
+PATTERNS = [
+    *("config.json", "preprocessor_config.json", "*.npz"),
+    *("model*.safetensors", "model*.safetensors.index.json"),
+]
 
 
 def fetch(name: str) -> Path:
@@ -52,15 +55,26 @@ def fetch(name: str) -> Path:
             "a file or folder on this machine"
         )
     try:
-        return Path(download())
+        folder = Path(download())
     except (OSError, errors.HfHubHTTPError) as error:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{name} cannot be had from {host}: {reason}") from error
+    if not _holds_weights(folder):
+        raise WeightsError(
+            f"{name} holds no model.safetensors and no .npz: its weights may be pickles, which are "
+            "not fetched. Download them yourself, convert them with safetensors.torch.save_file, "
+            "and name the file"
+        )
+    return folder
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.npz"))
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether weights are there, with all their shards: a download may have been broken off."""
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.npz")):
+    if not _holds_weights(folder):
         return False
     shards = [read_json(index).get("weight_map", {}) for index in folder.glob("*.index.json")]
     return all((folder / str(name)).exists() for where in shards for name in where.values())

@@ -73,18 +73,18 @@ class Layout:
         _check_names(self, tensors, [name for _, names in places.values() for name in names])
         params = {}
         for path, (rule, names) in places.items():
-            parts = [tensors.read(name) for name in names]
-            _check_parts(tensors.path, names, parts)
+            parts, called = [tensors.read(name) for name in names], tensors.called(names)
+            _check_parts(tensors.path, called, parts)
             value = np.ascontiguousarray(rule.read(parts), np.float32)
             if value.shape != shapes[path]:
                 raise WeightsError(
-                    f"{tensors.path}: {', '.join(names)} makes {path} of shape {value.shape}, "
+                    f"{tensors.path}: {', '.join(called)} makes {path} of shape {value.shape}, "
                     f"but the architecture needs {shapes[path]}"
                 )
             # A sum is NaN or infinite where one of its terms is, and cheaper than asking each.
             if not math.isfinite(value.sum(dtype=np.float64)):
                 raise WeightsError(
-                    f"{tensors.path}: {', '.join(names)} holds NaN or infinite values: the file "
+                    f"{tensors.path}: {', '.join(called)} holds NaN or infinite values: the file "
                     "is damaged, or its training diverged"
                 )
             # To the device at once: the host holds one array at a time.
@@ -254,10 +254,11 @@ def _check_names(layout: Layout, tensors: TensorFile, wanted: Sequence[str]) -> 
     problems = []
     if missing:
         near = difflib.get_close_matches(missing[0], extra, n=1)
-        hint = f" (perhaps it is called {near[0]})" if near else ""
+        hint = f" (perhaps it is called {tensors.called(near)[0]})" if near else ""
         problems.append(f"lacks {some(missing)}{hint}")
     if extra:
-        problems.append(f"has {some(extra)}, for which this architecture has no place")
+        unused = some(tensors.called(extra))
+        problems.append(f"has {unused}, for which this architecture has no place")
     raise WeightsError(f"{tensors.path}, read as {layout.title}, " + ", and ".join(problems))
 
 

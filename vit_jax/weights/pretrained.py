@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vit_jax.models import ViT
+from vit_jax.models.patches import pair
 from vit_jax.ops.resample import Interpolation
 from vit_jax.runs.folder import is_run_folder
 from vit_jax.weights import google, hub, huggingface, timm, torchvision
@@ -125,6 +126,7 @@ def _describe(
     try:
         tensors = layout.canonical(tensors, config)
         model, preprocessing = layout.describe(tensors, config, path.parent)
+        _check_plausible(model, tensors)
         parameter_shapes(model)
     except WeightsError:
         raise
@@ -134,7 +136,7 @@ def _describe(
             "only a part of one"
         ) from error
     # Whatever a config.json or a shape may hold that this layout never has.
-    except (ValueError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except Exception as error:
         raise WeightsError(
             f"{path}, read as {layout.title}: its config.json or its shapes are not as that has "
             f"them ({type(error).__name__}: {error})"
@@ -143,6 +145,20 @@ def _describe(
         note = f"not read, as no part of the ViT: {some(tensors.left_out)}"
         preprocessing = dataclasses.replace(preprocessing, notes=(*preprocessing.notes, note))
     return tensors, model, preprocessing
+
+
+def _check_plausible(model: ViT, tensors: TensorFile) -> None:
+    """Raise a WeightsError where it would take forever to find out that a model does not fit."""
+    if model.depth > len(tensors.shapes):
+        raise WeightsError(
+            f"{tensors.path} holds {len(tensors.shapes)} arrays, too few for {model.depth} blocks"
+        )
+    sides = (*pair(model.image_size or 0), *pair(model.patch_size))
+    if max(sides) > 2**16:
+        raise WeightsError(
+            f"{tensors.path}: image_size={model.image_size}, patch_size={model.patch_size}: more "
+            f"than {2**16:,} pixels on a side"
+        )
 
 
 def _open_run(folder: Path, checkpoint: Literal["latest"] | int) -> Pretrained:
