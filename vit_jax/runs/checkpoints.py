@@ -1,50 +1,63 @@
-"""Checkpoints: Orbax behind one class."""
+"""Checkpoints with proof: Orbax behind one class, and a checksum for every array."""
 
+import functools
 import logging
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Sharding
 
-Tree = Any
+from vit_jax.runs.fit import describe_misfit, named_leaves
 
-UNKNOWN = -1.0
-"""Stands for a score that is not known, below every real one."""
+if TYPE_CHECKING:
+    from vit_jax.runs.proof import Proof
+
+Tree = Any
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is not there or cannot be restored; names the step and the folder."""
+    """A checkpoint that is not there, is damaged, does not fit or cannot be written.
+
+    The message names step and file or array, and what to do.
+    """
+
+
+class DamagedError(CheckpointError):
+    """What a checkpoint holds is not what was saved."""
 
 
 class Checkpoints:
     """The checkpoints of a run, one folder per step, written in the background.
 
-    Kept are the `keep` newest and the one with the highest score.
+    Kept are the `keep` newest and the one with the highest score. A step is in its folder as a
+    whole or not at all; beside the arrays lies notes.json with a checksum of each, computed from
+    memory while Orbax writes, and every array that is restored is compared with it.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2, read_only: bool = False):
         import orbax.checkpoint as ocp
 
         # Orbax reports its work through absl; what matters comes as an exception.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        policies = ocp.checkpoint_managers
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = Path(folder).resolve()
+        self.keep = keep
+        self._scores = {step: self._score(step) for step in self.steps()}
+        self._writing: int | None = None
+        self._size = 0
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)]
-            ),
-            best_fn=_score,
+            preservation_policy=_Preserve(self._kept),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
-        # Orbax reads every step's scores here, and raises what the JSON reader does.
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoints in {self.folder} cannot be opened ({_first_line(error)}): move "
-                "the damaged step away"
+                f"the checkpoints in {self.folder} cannot be opened ({_reason(error)})"
             ) from error
 
     def save(self, step: int, state: Tree, notes: dict[str, Any], score: float | None) -> None:
@@ -55,43 +68,119 @@ class Checkpoints:
           score: what makes a checkpoint the best, from 0 up; None: not known.
 
         Raises:
-          CheckpointError: the folder already holds this step.
+          CheckpointError: the folder already holds this step or a later one, or the save before
+            this one has failed.
         """
         import orbax.checkpoint as ocp
 
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
-            ),
-            metrics={"score": UNKNOWN if score is None else score},
-        )
-        if not saved:
-            raise CheckpointError(f"step {step} was not saved: {self.folder} already holds it")
+        from vit_jax.runs.proof import SaveProof
+
+        self.wait()
+        if any(there >= step for there in self.steps()):
+            raise CheckpointError(
+                f"step {step} was not saved: {self.folder} already holds step {self.steps()[-1]}"
+            )
+        self._scores[step] = score
+        self._writing, self._size = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), proof=SaveProof(state, notes, score)
+                ),
+            )
+        except Exception as error:  # of many types, as in the background
+            raise self._not_written(error) from error
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, without waiting for what still goes on.
+
+        Raises:
+          CheckpointError: the newest save has failed.
+        """
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+          CheckpointError: the newest save has failed.
+        """
+        if self._writing is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+        self._writing = None
+
+    def close(self) -> None:
+        """Wait until everything is written, as `wait` does, and end the background threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps whose folders are there as a whole, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step; None when there is none."""
-        return self._manager.latest_step()
+        """The newest checkpoint's step, also one that is still being written; None: none."""
+        writing = [] if self._writing is None else [self._writing]
+        return max(self.steps() + writing, default=None)
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the highest score; None when no score is known."""
-        step = self._manager.best_step()
-        if step is None or _score(self._manager.metrics(step)) == UNKNOWN:
-            return None
-        return step
+        return self._best(self.steps())
 
     def restore(self, step: int, like: Tree, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
         """The state and notes of a step; the state has the structure and shapes of `like`.
 
         Raises:
-          CheckpointError: no such step, damaged files, or a state of another structure.
+          DamagedError: an array or a file is not what was saved.
+          CheckpointError: no such step, or a state of another structure.
         """
         import orbax.checkpoint as ocp
 
+        proof = self._proof(step)
+        if misfit := describe_misfit(proof.arrays, like):
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is of another model or optimiser:\n{misfit}"
+            )
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
-        return self._restore(step, ocp.args.StandardRestore(target))
+        state = self._restore(step, proof, ocp.args.StandardRestore(target))
+        return state, proof.notes
+
+    def restore_newest(
+        self, like: Tree, sharding: Sharding, say: Callable[[str], None]
+    ) -> tuple[Tree, dict[str, Any]] | None:
+        """State and notes of the newest checkpoint that is what was saved; None: there is none.
+
+        Those that are damaged are moved aside to STEP.damaged, each with a line to `say`, so that
+        they are not counted among those to keep, and their steps can be saved again.
+
+        Raises:
+          CheckpointError: all are damaged, or the state has another structure.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, like, sharding)
+            except DamagedError as error:
+                say(f"WARNING: {error}")
+                say(f"WARNING: going back to the checkpoint before; {self._move_aside(step)}")
+        if steps:
+            raise CheckpointError(
+                f"every checkpoint in {self.folder} is damaged; they were moved aside to "
+                "STEP.damaged. To begin anew, ask with the same command again"
+            )
+        return None
 
     def restore_weights(self, step: int, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
         """The parameters of a step, by their moving average where it has one, and its notes.
@@ -99,66 +188,113 @@ class Checkpoints:
         Nothing else of the state is read, and its structure need not be known.
 
         Raises:
-          CheckpointError: no such step, or damaged files.
+          DamagedError: an array or a file is not what was saved.
+          CheckpointError: no such step.
         """
         import orbax.checkpoint as ocp
 
-        if step not in self._manager.all_steps():
-            raise self._cannot(step, LookupError("it is not there"))
-        try:
-            with ocp.StandardCheckpointer() as reader:
-                stored = reader.metadata(self.folder / str(step) / "state")
-            tree: Any = stored.item_metadata.tree  # pyrefly: ignore[missing-attribute]
-            name = "ema" if tree.get("ema") else "params"
-            target = {
-                name: jax.tree.map(
-                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name]
-                )
-            }
-        except Exception as error:
-            raise self._cannot(step, error) from error
-        state, notes = self._restore(
-            step,
-            ocp.args.PyTreeRestore(
-                target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=True,
-            ),
+        proof = self._proof(step)
+        averaged = any(name.startswith("ema/") for name in proof.arrays)
+        name = "ema" if averaged else "params"
+        target: dict[str, Any] = {}
+        for path, array in proof.arrays.items():
+            *parents, last = path.split("/")
+            if parents[:1] == [name]:
+                place = functools.reduce(lambda at, key: at.setdefault(key, {}), parents, target)
+                place[last] = jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+        restore = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
         )
-        return state[name], notes
+        return self._restore(step, proof, restore)[name], proof.notes
 
-    def _restore(self, step: int, state: Any) -> tuple[Tree, dict[str, Any]]:
+    def _proof(self, step: int) -> "Proof":
+        from vit_jax.runs.proof import FILE, from_text
+
+        if step not in self.steps():
+            raise self._cannot(CheckpointError, step, "it is not there")
+        file = self.folder / str(step) / "proof" / FILE
+        if not file.is_file():
+            raise self._cannot(DamagedError, step, f"{file} is missing")
+        try:
+            return from_text(file.read_text())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._cannot(DamagedError, step, f"{file} is damaged") from error
+
+    def _restore(self, step: int, proof: "Proof", state: Any) -> Tree:
         import orbax.checkpoint as ocp
 
+        from vit_jax.runs.proof import on_host, prove
+
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore())
-            )
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # nothing is wrong with the files
         # Orbax and TensorStore raise many types, bare Exception among them.
         except Exception as error:
-            raise self._cannot(step, error) from error
-        return restored["state"], restored["notes"]
+            why = f"the files of its arrays are damaged: {_reason(error)}"
+            raise self._cannot(DamagedError, step, why) from error
+        for name, array in named_leaves(restored).items():
+            if prove(on_host(array)) != proof.arrays[name]:
+                why = f"the values of {name} are not those that were saved"
+                raise self._cannot(DamagedError, step, why)
+        return restored
 
-    def _cannot(self, step: int, error: Exception) -> CheckpointError:
-        steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
-        return CheckpointError(
-            f"checkpoint {step} in {self.folder} cannot be restored ({_first_line(error)}); "
-            f"there are: {steps}"
+    def _cannot(self, kind: type[CheckpointError], step: int, why: str) -> CheckpointError:
+        steps = ", ".join(map(str, self.steps())) or "none"
+        return kind(
+            f"checkpoint {step} in {self.folder} cannot be restored: {why}; there are: {steps}"
         )
 
-    def wait(self) -> None:
-        """Wait until everything is written; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+    def _not_written(self, error: Exception) -> CheckpointError:
+        """What to say of a save that failed; it is no longer waited for."""
+        step, self._writing = self._writing, None
+        steps = self.steps()
+        good = f"the newest good one is step {steps[-1]}" if steps else "there is no older one"
+        free = shutil.disk_usage(self.folder).free / 1e6
+        return CheckpointError(
+            f"checkpoint {step} could not be written to {self.folder} ({_reason(error)}); "
+            f"it takes up to {self._size / 1e6:,.1f} MB, {free:,.0f} MB are free; {good}. Make "
+            "room, then the same command goes on from there"
+        )
 
-    def close(self) -> None:
-        """Wait until everything is written, and end the background threads."""
-        self.wait()
-        self._manager.close()
+    def _move_aside(self, step: int) -> str:
+        """Rename a damaged step's folder; returns what was done."""
+        aside = self.folder / f"{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / str(step)).rename(aside)
+        self._scores.pop(step, None)
+        self._manager.reload()
+        return f"what is left of step {step} is in {aside}"
+
+    def _score(self, step: int) -> float | None:
+        try:
+            return self._proof(step).score
+        except CheckpointError:
+            return None
+
+    def _best(self, steps: Sequence[int]) -> int | None:
+        known = [(score, step) for step in steps if (score := self._scores.get(step)) is not None]
+        return max(known, default=(0.0, None))[1]
+
+    def _kept(self, steps: Sequence[int]) -> set[int | None]:
+        return {*sorted(steps)[-self.keep :], self._best(steps)}
 
 
-def _score(metrics: Any) -> float:
-    return metrics["score"]
+class _Preserve:
+    """Orbax asks it which steps to keep."""
+
+    def __init__(self, kept: Callable[[Sequence[int]], set[int | None]]):
+        self.kept = kept
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        kept = self.kept([found.step for found in checkpoints])
+        return [found.step in kept for found in checkpoints]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _reason(error: Exception) -> str:
+    """What TensorStore says that the operating system says, or the beginning of what is said."""
+    if found := re.search(r": ([^:\[]+) \[os_error_code", str(error)):
+        return found[1]
+    return str(error).strip().split("\n")[0][:200]

@@ -80,12 +80,14 @@ def _replace(path: Path, text: str) -> None:
 def read_rows(
     folder: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True
 ) -> list[dict[str, Any]]:
-    """The rows of a run folder's metrics.jsonl; a line cut short by a kill is left out."""
+    """The rows of a run folder's metrics.jsonl, without lines that a kill or a disk has damaged."""
     path = folder / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(row, dict) and row.keys() >= Row.__annotations__.keys():
+            rows.append(row)
     return [row for row in rows if keep(row)]

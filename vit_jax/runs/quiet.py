@@ -1,0 +1,25 @@
+"""What libraries below print about a failure that is told already."""
+
+import sys
+from types import TracebackType
+
+
+def pass_over_closed_loops() -> None:
+    """Let the process pass over what TensorStore prints after a read or a write has failed.
+
+    Orbax ends its event loop at the first array that fails, and every other one that is done later
+    complains of that, a traceback each. Changes `sys.excepthook`, so it is for commands alone.
+    """
+    if not isinstance(sys.excepthook, _Hook):
+        sys.excepthook = _Hook(sys.excepthook)
+
+
+class _Hook:
+    def __init__(self, before):
+        self.before = before
+
+    def __call__(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            self.before(kind, error, trace)
