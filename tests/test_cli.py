@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vit_jax import cli
+from vit_jax.commands.arguments import read_arguments
 from vit_jax.config import Config, load_config
 from vit_jax.models import ViT
 
@@ -30,7 +31,7 @@ def test_a_misspelt_field_is_refused_in_one_short_message():
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "Error: --config.model.depht: there is no such field; perhaps --config.model.depth\n"
+        "Error: --config.model.depht=3: there is no such field; perhaps --config.model.depth\n"
     )
 
 
@@ -69,6 +70,18 @@ def test_help_names_every_field_with_its_default_and_meaning():
         (["--config.batch_size=7", "--config.device=cpu"], "shared evenly by 8 devices: use 8"),
         (["--config.device=gpu"], r"pip install 'jax[cuda12]"),
         (["--resume=must"], "--workdir"),
+        (["configs/digits.py"], "a config file is named as --config configs/digits.py"),
+        (["--config=a.py", "--config", "b.py"], "--config: given twice, a.py b.py: keep one"),
+        (["--config", "--config.seed=1"], "--config: name a config file"),
+        (["--config="], "--config: name a config file"),
+        (["--config.model=3"], "name a field of it, such as --config.model.patch_size"),
+        (["--config.batch_size"], "--config.batch_size: expected int (Images per step"),
+        (
+            ["--config.model.patch_size", "2", "x"],
+            "--config.model.patch_size 2 x: expected int | tu",
+        ),
+        (["--debug=3"], "--debug=3: takes no value"),
+        (["--config.seed=1", "2"], "2: arguments begin with --; --help lists them all"),
     ],
 )
 def test_wrong_commands_exit_with_2_and_say_why(arguments, message, capsys, monkeypatch, tmp_path):
@@ -79,6 +92,39 @@ def test_wrong_commands_exit_with_2_and_say_why(arguments, message, capsys, monk
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_ranges_are_checked_beside_what_cannot_be_read(capsys):
+    # The width is not known, so nothing is said of what divides it.
+    arguments = ["--config.model.width=x", "--config.model.num_heads=7", "--config.seed=-1"]
+    assert cli.train_command(["--config", DIGITS, *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "Error",
+        "  --config.model.width=x",
+        "  seed=-1",
+    ][: len(lines)]
+    assert len(lines) == 3
+
+
+def test_arguments_are_read_as_they_are_written():
+    argv = ["--config.model.patch_size", "2", "4", f"--config={DIGITS}", "--config.seed", "5"]
+    path, rest, arguments, overridden = read_arguments([*argv, "--config.steps=3", "--no-debug"])
+    assert path == DIGITS
+    assert rest == [*argv[:3], *argv[4:], "--config.steps=3", "--no-debug"]
+    config = arguments.config
+    assert (config.model.patch_size, config.seed) == ((2, 4), 5)
+    assert (config.steps, config.epochs) == (3, None)
+    assert overridden == ["model.patch_size", "seed", "steps"]
+
+
+def test_a_trial_of_a_longer_recipe_runs_with_a_note(tmp_path, capsys):
+    arguments = f"--config {DIGITS} --config.steps=1 --config.model.depth=1 --config.device=cpu"
+    arguments += " --config.pictures=False --config.optim.freeze backbone"
+    assert cli.train_command([*arguments.split(), f"--workdir={tmp_path / 'run'}"]) == 0
+    out = capsys.readouterr().out
+    assert "NOTE: optim.warmup_epochs=3 is longer than this training" in out
+    assert "optim.head_only_epochs" not in out
 
 
 def test_overrides_reach_the_run_and_steps_replace_epochs(tmp_path, capsys):

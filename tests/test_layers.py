@@ -8,9 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"ops"},
-    {"models", "data", "runs", "optim", "sharding"},
+    {"models", "data", "runs", "optim", "sharding", "fields"},
     {"config", "pictures"},
-    {"weights"},
+    {"weights", "config_checks"},
     {"train", "__init__"},
     {"inference"},
     {"commands"},

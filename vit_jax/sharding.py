@@ -1,5 +1,6 @@
 """Devices, meshes, and one step on many devices: by `jax.jit` over a mesh, or by `jax.pmap`."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -77,6 +78,25 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Parallelised:
+    """A function for many devices, as `data_parallel` makes it: call it, or look at its program."""
+
+    program: Any
+    """The function under `jax.jit` or `jax.pmap`."""
+    place: Callable[[Any], Any]
+    """The batch of the host as the program takes it."""
+    shape: Callable[[jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]
+    """The same for shapes."""
+
+    def __call__(self, state: Any, resident: Any, batch: Any) -> Any:
+        return self.program(state, resident, self.place(batch))
+
+    def lower(self, state: Any, resident: Any, batch: Any) -> jax.stages.Lowered:
+        """The program for arguments of these shapes; nothing runs and nothing is allocated."""
+        return self.program.lower(state, resident, jax.tree.map(self.shape, batch))
+
+
 def data_parallel(
     function: Callable[..., Any],
     mesh: Mesh,
@@ -84,7 +104,7 @@ def data_parallel(
     *,
     donate: bool = False,
     resident: NamedSharding | None = None,
-) -> Callable[[Any, Any, Any], Any]:
+) -> Parallelised:
     """Compile `function(state, resident, batch, axis_name=None) -> replicated results`.
 
     `state` and `resident` are pytrees of device arrays; every device holds the state, and what is
@@ -112,10 +132,14 @@ def data_parallel(
             donate_argnums=donated,
         )
 
-        def split(x):
-            return x.reshape(mesh.size, -1, *x.shape[1:])
+        def split(shape):
+            return mesh.size, shape[0] // mesh.size, *shape[1:]
 
-        return lambda state, resident, batch: mapped(state, resident, jax.tree.map(split, batch))
+        return Parallelised(
+            mapped,
+            lambda batch: jax.tree.map(lambda x: x.reshape(split(x.shape)), batch),
+            lambda x: jax.ShapeDtypeStruct(split(x.shape), x.dtype),
+        )
 
     whole, split = replicated(mesh), batch_sharded(mesh)
     compiled = jax.jit(
@@ -124,4 +148,4 @@ def data_parallel(
         out_shardings=whole,
         donate_argnums=donated,
     )
-    return lambda state, resident, batch: compiled(state, resident, jax.device_put(batch, split))
+    return Parallelised(compiled, lambda batch: jax.device_put(batch, split), lambda x: x)

@@ -90,10 +90,18 @@ class Encoder(nn.Module):
     depth: int
     block: Callable[..., nn.Module]
     drop_path: float = 0.0
+    remat: bool = False
+    """Keep the blocks' inputs alone for the backward pass, which computes the rest of them again
+    (arXiv 1604.06174)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
+        # A function of the module, since `train` has to stay a Python bool.
+        def run(block, x):
+            return block(x, train=train)
+
+        run = nn.remat(run) if self.remat else run
         for i in range(self.depth):
             rate = self.drop_path * i / max(self.depth - 1, 1)
-            x = self.block(drop_path=rate, name=f"block_{i}")(x, train=train)
+            x = run(self.block(drop_path=rate, name=f"block_{i}"), x)
         return x

@@ -115,6 +115,8 @@ class ViT(nn.Module):
     """Standard deviation of the learned positions' initial values."""
     dtype: Dtype | None = None
     """Compute type; parameters, softmax and norm statistics stay float32. None: float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
 
     def __call__(
         self, images: Num[Array | np.ndarray, "b h w c"], *, train: bool = False
@@ -170,7 +172,8 @@ class ViT(nn.Module):
             init_scheme=self.init_scheme,
             dtype=dtype,
         )
-        tokens = Encoder(self.depth, block, self.drop_path, name="encoder")(tokens, train=train)
+        encoder = Encoder(self.depth, block, self.drop_path, self.remat, name="encoder")
+        tokens = encoder(tokens, train=train)
         if self.final_norm == "tokens":
             tokens = layer_norm(self.norm_eps, dtype, "norm")(tokens)
 

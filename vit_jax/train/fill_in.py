@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from vit_jax.config import Config, ConfigError
+from vit_jax.config_checks import nearest_multiples
 from vit_jax.data.feeds import AnySource
 from vit_jax.data.statistics import source_statistics
 from vit_jax.models import ViT
@@ -20,20 +21,14 @@ def fill_in(
     """The config with what follows from the data (shapes, classes, statistics) and the devices.
 
     The statistics are those of pretrained weights, `pixels`, where there are any.
+
+    Raises:
+      ConfigError: the config does not suit the data, see `data_problems`.
     """
+    if problems := data_problems(config, train, len(devices)):
+        raise ConfigError(*problems)
     model, data = config.model, config.data
     height, width, channels = train.image_shape
-    classes = len(train.class_names)
-    if model.num_classes not in (None, classes):
-        raise ConfigError(
-            f"model.num_classes={model.num_classes}, but {data.name} has {classes} classes: leave "
-            "it out, it follows from the data"
-        )
-    if model.dtype is not None and config.dtype not in ("auto", model.dtype):
-        raise ConfigError(
-            f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
-            "follows from it"
-        )
     mean, std = data.mean, data.std
     if mean is None or std is None:
         if pixels is None:
@@ -41,22 +36,14 @@ def fill_in(
         else:
             statistics = [resize_statistics(x, channels) for x in (pixels.mean, pixels.std)]
         mean, std = mean or statistics[0], std or statistics[1]
-    if (
-        not len(mean) == len(std) == channels
-        or not min(std) > 0
-        or not np.isfinite((*mean, *std)).all()
-    ):
-        raise ConfigError(
-            f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
-            f"{channels} numbers, and those of std above 0"
-        )
-    _check_augmentation(config, train, devices)
+    if problems := _statistics_problems(mean, std, channels):
+        raise ConfigError(*problems)
     dtype = model.dtype or config.dtype
     if dtype == "auto":
         dtype = "float32" if devices[0].platform == "cpu" else "bfloat16"
     model = dataclasses.replace(
         model,
-        num_classes=classes,
+        num_classes=len(train.class_names),
         image_size=(height, width) if model.image_size is None else model.image_size,
         channels=channels if model.channels is None else model.channels,
         dtype=dtype,
@@ -65,25 +52,56 @@ def fill_in(
     return dataclasses.replace(config, model=model, data=data, dtype=dtype)
 
 
-def _check_augmentation(config: Config, train: AnySource, devices: list[jax.Device]) -> None:
-    """Raise a ConfigError where these images cannot be augmented as the config asks."""
-    augment, channels = config.augment, train.image_shape[2]
+def data_problems(config: Config, train: AnySource, devices: int) -> list[str]:
+    """A line on every field that does not suit these images; 0 devices: that many are not known."""
+    found, data = [], config.data
+    classes, channels = len(train.class_names), train.image_shape[2]
+    if config.model.num_classes not in (None, classes):
+        found.append(
+            f"model.num_classes={config.model.num_classes}, but {data.name} has {classes} classes: "
+            "leave it out, it follows from the data"
+        )
+    found += _statistics_problems(data.mean, data.std, channels)
+    augment = config.augment
+    asked = f"augment.policy={augment.policy!r}, augment.colour_jitter={augment.colour_jitter}"
     if augment.recolours and channels not in (1, 3):
-        raise ConfigError(
-            f"augment.policy={augment.policy!r}, augment.colour_jitter={augment.colour_jitter}: "
-            f"colours are changed in greyscale or RGB, and these images have {channels} channels"
+        found.append(
+            f"{asked}: colours are changed in greyscale or RGB, and these images have {channels} "
+            "channels"
         )
     if augment.recolours and train.dtype.kind == "f":
-        raise ConfigError(
-            f"augment.policy={augment.policy!r}, augment.colour_jitter={augment.colour_jitter}: "
-            "these images are floats, whose range is not known; save them as uint8 or uint16"
+        found.append(
+            f"{asked}: these images are floats, whose range is not known; save them as uint8 or "
+            "uint16"
         )
-    share = config.batch_size // len(devices)
-    if augment.mixes and share % 2:
-        raise ConfigError(
-            "augment.mixup and augment.cutmix mix pairs, so each device's share of a batch should "
-            f"be even: batch_size={config.batch_size} on {len(devices)} devices gives {share}"
-        )
+    return found + (_share_problems(config, devices) if augment.mixes else [])
+
+
+def _share_problems(config: Config, devices: int) -> list[str]:
+    """A line where a device would mix an odd number of images, of the batch or of a part of it."""
+    parts = devices * config.accumulate_steps
+    if parts < 1 or config.batch_size % parts or config.batch_size // parts % 2 == 0:
+        return []
+    accumulated = f" in {config.accumulate_steps} parts" if parts > devices else ""
+    return [
+        "augment.mixup and augment.cutmix mix pairs, so each device's share of a batch should be "
+        f"even: batch_size={config.batch_size} on {devices} devices{accumulated} gives "
+        f"{config.batch_size // parts}; use {nearest_multiples(config.batch_size, 2 * parts)}"
+    ]
+
+
+def _statistics_problems(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: int
+) -> list[str]:
+    """A line where mean or standard deviation, as far as they are known, cannot be the images'."""
+    given = [numbers for numbers in (mean, std) if numbers is not None]
+    fit = all(len(numbers) == channels and np.isfinite(numbers).all() for numbers in given)
+    if fit and min(std or (1.0,)) > 0:
+        return []
+    return [
+        f"data.mean={mean}, data.std={std}: the images have {channels} channels, so each needs "
+        f"{channels} numbers, and those of std above 0"
+    ]
 
 
 def input_shape(model: ViT) -> tuple[int, int, int]:

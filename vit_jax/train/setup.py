@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, check_ranges
-from vit_jax.data.catalog import open_splits
+from vit_jax.config import Config
 from vit_jax.data.check import check_data
 from vit_jax.data.check_report import log_lines
 from vit_jax.data.feeds import AnySource, Feed, make_feed, settle
@@ -23,15 +22,15 @@ from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
 from vit_jax.sharding import (
     Parallel,
+    Parallelised,
     batch_sharded,
-    check_batch,
     data_parallel,
     make_mesh,
     replicated,
     select_devices,
 )
 from vit_jax.train.fill_in import fill_in, input_shape
-from vit_jax.train.start import open_start
+from vit_jax.train.opening import open_inputs
 from vit_jax.train.state import TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
 
@@ -110,21 +109,18 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         pretrained weights are not opened again.
 
     Raises:
-      ConfigError, DataError, DeviceError, ValueError: what the config asks for cannot be had; the
-        message names the field and what would be right.
+      ConfigError: the config does not make sense, or what it asks for cannot be had; names every
+        field that is wrong and what would be right.
+      DataError, DeviceError, WeightsError, ValueError: the same, where one thing alone is wrong.
     """
     began = time.perf_counter()
-    check_ranges(config)
-    devices = select_devices(config.device)
+    inputs = open_inputs(config, overridden, stored, select_devices)
+    devices, start, data = inputs.devices, inputs.start, inputs.config.data
     mesh = make_mesh(devices)
-    check_batch(config.batch_size, mesh)
-    start = open_start(config, overridden, stored)
-    config = _with_statistics_of(stored, start.config if start else config)
     sharding = replicated(mesh)
-    opened = open_splits(config.data)
-    splits, resident = settle(config.data, opened, sharding, batch_sharded(mesh))
+    splits, resident = settle(data, inputs.splits, sharding, batch_sharded(mesh))
     train = splits["train"]
-    config = fill_in(config, train, devices, start.pixels if start else None)
+    config = fill_in(inputs.config, train, devices, start.pixels if start else None)
     params, changes = start.read(config, train.class_names) if start else (None, ())
 
     feeds = {use: _feed(config, use, source, resident) for use, source in splits.items()}
@@ -165,9 +161,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     )
 
 
-def compile_train_step(
-    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed
-) -> Callable[..., Any]:
+def compile_train_step(recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed) -> Parallelised:
     """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused.
 
     `resident` and `plan` are those of the feed, or of another of its kind.
@@ -197,17 +191,6 @@ def compile_eval_step(
         return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
 
     return data_parallel(step, mesh, parallel, resident=feed.sharding)
-
-
-def _with_statistics_of(stored: Config | None, config: Config) -> Config:
-    """The config of a run that goes on: statistics it leaves open are those it was begun with.
-
-    A file that has been mended, or is now left out, would change them by a little.
-    """
-    if stored is None:
-        return config
-    mean, std = config.data.mean or stored.data.mean, config.data.std or stored.data.std
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, mean=mean, std=std))
 
 
 def _feed(
@@ -255,4 +238,6 @@ def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recip
         ema_decay=config.optim.ema_decay,
         freeze=config.optim.freeze,
         seed=config.seed,
+        accumulate_steps=config.accumulate_steps,
+        skip_not_finite=config.on_nan == "skip",
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -47,6 +48,11 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     """As in `OptimConfig`; the optimiser has to be made with the same."""
     seed: int = 0
+    accumulate_steps: int = 1
+    """Parts of a batch whose gradients are computed one after the other and summed."""
+    skip_not_finite: bool = False
+    """Leave out the update of a batch whose loss or gradient norm is not finite. The optimiser's
+    count stands still then, and with it the learning rate it uses."""
 
 
 def train_step(
@@ -56,6 +62,10 @@ def train_step(
 
     Under `jax.pmap` the batch is one device's share and `axis_name` names the axis to sum over.
 
+    With `recipe.accumulate_steps` the update is that of the whole batch, up to the order of sums.
+    Dropout and drop-path draw their masks per part, and under pmap per device: with them the
+    updates are equal in distribution only.
+
     Returns:
       the next state, and loss (mean over the batch), correct and examples (counts; of a mixed image
       the label with the larger share is the right one),
@@ -64,40 +74,83 @@ def train_step(
     dropout_key = stream_key(recipe.seed, DROPOUT, state.step)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+    # Of the whole batch: mixing pairs neighbours, which would end up in different parts.
     mixed = prepare(batch, recipe, state.step)
     examples = _sum(batch["mask"].sum(), axis_name)
     # A batch may hold nothing but files without a picture.
     divisor = jnp.maximum(examples, 1)
     frozen = freeze_mask(state.params, recipe.freeze)
 
-    def loss_fn(params):
+    def loss_fn(params, part, dropout_key):
         # What is frozen has no gradient, so the compiler drops the part of the backward pass that
         # only leads to it.
         params = _choose(frozen, jax.lax.stop_gradient(params), params)
+        mixed, mask = part
         rngs = {"dropout": dropout_key}
         logits = _logits(recipe.model, params, mixed.images, train=True, rngs=rngs)
         losses = _losses(logits, mixed, recipe)
-        return (losses * batch["mask"]).sum() / divisor, logits
+        # The divisor is the whole batch's: parts may hold unequal numbers of real examples.
+        return (losses * mask).sum() / divisor, _correct(logits, mixed, mask)
 
-    (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    gradients = _sum(gradients, axis_name)
+    differentiate = jax.value_and_grad(loss_fn, has_aux=True)
+    part, parts = (mixed, batch["mask"]), recipe.accumulate_steps
+    if parts == 1:
+        results = differentiate(state.params, part, dropout_key)
+    else:
+        results = _sum_over_parts(differentiate, state.params, part, dropout_key, parts)
+    (loss, correct), gradients = _sum(results, axis_name)
+    metrics = {
+        "loss": loss,
+        "correct": correct,
+        "examples": examples,
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(recipe.schedule(state.step), jnp.float32),
+    }
+    following = _updated(state, gradients, frozen, recipe)
+    if recipe.skip_not_finite:
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+        unchanged = dataclasses.replace(state, step=following.step)
+        following = jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, unchanged)
+    return following, metrics
+
+
+def _updated(state: TrainState, gradients: Params, frozen: Params, recipe: Recipe) -> TrainState:
+    """The state after the optimiser's update."""
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     # The old arrays themselves: adding an update of 0 would turn -0.0 into 0.0.
     params = _choose(frozen, state.params, optax.apply_updates(state.params, updates))
     ema = state.ema
     if recipe.ema_decay is not None:
         ema = _choose(frozen, ema, ema_update(ema, params, recipe.ema_decay, state.step))
+    return TrainState(state.step + 1, params, opt_state, ema)
 
-    largest = jnp.where(mixed.weight >= 0.5, mixed.labels, mixed.partner_labels)
-    correct = (logits.argmax(axis=1) == largest) * batch["mask"]
-    metrics = {
-        "loss": _sum(loss, axis_name),
-        "correct": _sum(correct.sum(), axis_name),
-        "examples": examples,
-        "gradient_norm": optax.tree.norm(gradients),
-        "learning_rate": jnp.asarray(recipe.schedule(state.step), jnp.float32),
-    }
-    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+def _sum_over_parts(
+    differentiate: Callable[..., Any], params: Params, batch: Any, key: jax.Array, parts: int
+) -> Any:
+    """The sum of `differentiate(params, part, key of the part)` over the parts of a batch.
+
+    Example i is in part i % parts: so a device that holds a run of neighbours holds as much of
+    every part, and nothing is sent among devices.
+
+    Args:
+      differentiate: -> ((loss, correct), gradients), as `jax.value_and_grad` returns them.
+      batch: a pytree of arrays [b, …], b a multiple of `parts`.
+    """
+
+    def add(total, number):
+        part = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(
+                x.reshape(-1, parts, *x.shape[1:]), number, axis=1, keepdims=False
+            ),
+            batch,
+        )
+        result = differentiate(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, total, result), None
+
+    zero = jnp.zeros((), jnp.float32)
+    zeros = (zero, zero), jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, jnp.arange(parts))[0]
 
 
 def prepare(batch: Batch, recipe: Recipe, step: Any) -> Mixed:
@@ -144,6 +197,12 @@ def _losses(logits: Array, mixed: Mixed, recipe: Recipe) -> Float[Array, "b"]:
         return cross_entropy(logits, mixed.labels, recipe.label_smoothing)
     labels = mixed.labels, mixed.partner_labels, mixed.weight
     return mixed_cross_entropy(logits, *labels, recipe.label_smoothing)
+
+
+def _correct(logits: Array, mixed: Mixed, mask: Array) -> Float[Array, ""]:
+    """How many predictions are right."""
+    largest = jnp.where(mixed.weight >= 0.5, mixed.labels, mixed.partner_labels)
+    return ((logits.argmax(axis=1) == largest) * mask).sum()
 
 
 def _choose(where: Params, one: Params, other: Params) -> Params:
