@@ -108,7 +108,7 @@ def test_a_run_folder_reloads_and_evaluates_to_the_same_numbers(tiny_config, tmp
     assert best.class_names == tuple("0123456789")
     with pytest.raises(RunError, match="no run folder"):
         load_run(tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match=r"99 in .* \(it is not there\); there are: .*7"):
+    with pytest.raises(CheckpointError, match=r"99 in .*: it is not there; there are: .*7"):
         load_run(tmp_path, 99)
 
 

@@ -1,4 +1,4 @@
-"""Trainings on folders: the two feeds, exact resume, bad files, and workers that die."""
+"""Trainings on folders: the two feeds, exact resume, and bad files."""
 
 import dataclasses
 import json
@@ -156,7 +156,7 @@ def copied(photographs, folder):
     return folder
 
 
-def test_d1_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
+def test_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
     config, photographs, tmp_path
 ):
     root = copied(photographs, tmp_path / "data")
@@ -229,35 +229,7 @@ def test_an_evaluation_elsewhere_reads_images_as_the_training_did(config, photog
     assert label.endswith(", val")
 
 
-@pytest.mark.slow
-def test_r23_a_worker_that_is_killed_ends_a_run_after_a_checkpoint(config, tmp_path):
-    job, _ = watched(config(feed="streaming", workers=2))
-    plan = job.train_feed.plan
-
-    def kill_workers(step):
-        if step == 12:
-            for path in Path("/proc").glob("[0-9]*"):
-                try:
-                    parent = int((path / "stat").read_text().rpartition(") ")[2].split()[1])
-                    ours = b"spawn_main" in (path / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if parent == os.getpid() and ours:
-                    os.kill(int(path.name), signal.SIGKILL)
-        return plan(step)
-
-    job.train_feed.plan = kill_workers
-    with pytest.raises(
-        TrainingError, match=r"has died \(SIGKILL\).*lower data\.workers=2.*goes on"
-    ):
-        train(job, RunFolder(tmp_path / "run"))
-    assert load_run(tmp_path / "run").step >= 12
-    train(set_up(config(feed="streaming", workers=2)), RunFolder(tmp_path / "run"))
-    train(set_up(config(feed="streaming", workers=0)), RunFolder(tmp_path / "whole"))
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-
-
-def test_d14_the_order_of_classes_is_kept_and_used(config, photographs, tmp_path, capsys):
+def test_the_order_of_classes_is_kept_and_used(config, photographs, tmp_path, capsys):
     train(set_up(dataclasses.replace(config(), steps=2)), RunFolder(tmp_path / "run"))
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert facts["train"]["classes"] == {"cat": 17, "dog": 17}

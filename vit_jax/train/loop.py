@@ -5,23 +5,35 @@ import dataclasses
 import json
 import signal
 import time
-from typing import Any, Literal
+from typing import Any
 
-from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json, to_json
+import jax
+
+from vit_jax.config import to_json
 from vit_jax.data.source import DataError
 from vit_jax.data.streaming import WorkerError
 from vit_jax.runs.checkpoints import Checkpoints
-from vit_jax.runs.folder import RunError, RunFolder
+from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.lock import locked
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.farewell import show_farewell
 from vit_jax.train.gallery import Gallery
-from vit_jax.train.report import Report, TrainingError
+from vit_jax.train.memory import explain_out_of_memory
+from vit_jax.train.report import NotFiniteError, Report, TrainingError
+from vit_jax.train.resume import (
+    Resume,
+    check_space,
+    complete_summary,
+    open_state,
+    restored_state,
+)
 from vit_jax.train.setup import Job
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
-from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise
+from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise, versions
 
-Resume = Literal["auto", "must", "never"]
+ROLLBACKS = 3
+"""After so many a run ends: what goes wrong so often is not a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,205 +55,201 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
 
     Raises:
       ConfigError, RunError: before the first step, the folder does not allow what is asked for.
-      TrainingError: the loss is not a number any more.
+      CheckpointError: no checkpoint can be used, or the newest could not be written.
+      TrainingError: the training cannot go on; the message says what is saved.
     """
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(folder.checkpoints, job.config.keep_checkpoints)
-        stack.callback(checkpoints.close)
         for feed in job.feeds:
             stack.callback(feed.close)
-        state, notes = _start(job, folder, checkpoints, resume)
-        start = int(state.step)
-        if finished := _finished(job, folder, start):
-            return finished
+        before = stack.enter_context(locked(folder.path))
+        checkpoints = Checkpoints(folder.checkpoints, job.config.keep_checkpoints)
+        stack.callback(checkpoints.close)
+
+        def say(line: str) -> None:
+            print(line)
+            folder.log(line)
+
+        if before:
+            say(f"NOTE: the run before was cut off without an end ({before})")
+        check_space(job, folder, checkpoints)
+        stop = stack.enter_context(StopRequest(job.config.stop_signal))
+        state, notes = open_state(job, folder, checkpoints, resume, say)
+        if summary := complete_summary(job, folder, int(state.step)):
+            _say_complete(folder, summary)
+            return Outcome(summary)
         folder.write_text("config.json", to_json(job.config))
         folder.write_json("data.json", job.data_facts)
-        report = Report(job, folder, start, notes.get("sums"))
-        stack.callback(report.close)
-        gallery = Gallery(job, folder, report, start)
-        stack.push(gallery.close)
-        introduce(job, folder, report, start)
-        stop = stack.enter_context(StopRequest())
+        left_out = set(notes.get("left_out", ()))
+        for rollbacks in range(ROLLBACKS + 1):
+            try:
+                return _Run(job, folder, checkpoints, stop, state, notes, left_out).train()
+            except NotFiniteError as error:
+                if job.config.on_nan != "rollback" or rollbacks == ROLLBACKS:
+                    raise
+                checkpoints.wait()
+                state, notes = restored_state(job, folder, checkpoints, say)
+                left_out.add(error.step)
+                say(f"WARNING: {error}")
+                say(f"WARNING: back to step {int(state.step)}; step {error.step} is left out")
+        raise AssertionError("unreachable: the last round returns or raises")
 
-        held_out: dict[str, Evaluation] = {}
-        for step in range(start, job.total_steps):
-            plan = _next_plan(job, folder, report, checkpoints, state, step)
-            dispatched = time.perf_counter()
-            state, metrics = job.train_step(state, job.train_feed.resident, plan)
-            report.step(step + 1, dispatched, metrics)
-            if step == start:
-                gallery.first_batch(plan, step)
-            stopping = stop.signal  # read once: a signal may arrive at any moment
-            held_out = _between_steps(job, folder, report, checkpoints, state, step + 1, stopping)
-            if held_out:
-                accuracy = chosen(held_out).accuracy
-                gallery.after_evaluation(usable_weights(state), step + 1, accuracy)
+
+class _Run:
+    """One way from a state to the end; what goes wrong on it leaves what is saved as it is."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        stop: StopRequest,
+        state: TrainState,
+        notes: dict[str, Any],
+        left_out: set[int],
+    ):
+        self.job = job
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.stop = stop
+        self.state = state
+        self.start = int(state.step)
+        self.left_out = left_out
+        """Steps, counted from 1, whose batches the weights are not to see."""
+        self.report = Report(job, folder, self.start, notes.get("sums"))
+        self.gallery = Gallery(job, folder, self.report, self.start)
+
+    def train(self) -> Outcome:
+        """All steps, and what comes after the last."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.report.close)
+            stack.push(self.gallery.close)
+            try:
+                introduce(self.job, self.folder, self.report, self.start)
+                stopped_by, held_out = self._steps()
+                self.checkpoints.wait()
+                return self._end(stopped_by, held_out)
+            except jax.errors.JaxRuntimeError as error:
+                if explanation := explain_out_of_memory(error, self.job):
+                    saved = self._what_is_saved("the same command with one of these")
+                    raise TrainingError(f"{explanation} {saved}") from error
+                raise
+            except (DataError, WorkerError) as error:
+                raise self._saved_despite(error) from error
+            except BrokenPipeError:
+                raise  # nobody reads what is printed any more
+            except OSError as error:
+                raise TrainingError(f"{error}. {self._what_is_saved()}") from error
+
+    def _steps(self) -> tuple[signal.Signals | None, dict[str, Evaluation]]:
+        """Train to the end or to a signal; returns the signal and the last step's evaluation."""
+        job, report, held_out = self.job, self.report, {}
+        for step in range(self.start, job.total_steps):
+            if step + 1 in self.left_out:
+                self.state = dataclasses.replace(self.state, step=self.state.step + 1)
+                report.left_out(step + 1)
+            else:
+                with report.waiting_for_input():
+                    plan = job.train_feed.plan(step)
+                dispatched = time.perf_counter()
+                self.state, metrics = job.train_step(self.state, job.train_feed.resident, plan)
+                report.step(step + 1, dispatched, metrics, plan)
+                if step == self.start:
+                    self.gallery.first_batch(plan, step)
+            stopping = self.stop.signal  # read once: a signal may arrive at any moment
+            held_out = self._between_steps(step + 1, stopping)
             if stopping:
-                break
+                return stopping, held_out
+        return None, held_out
 
-        checkpoints.wait()
-        done = int(state.step)
+    def _between_steps(self, done: int, stopping: signal.Signals | None) -> dict[str, Evaluation]:
+        """Evaluate and save where it is due; a stopping run saves too.
+
+        Returns:
+          what the evaluation gave, see `_evaluate`; empty where there was none.
+        """
+        job = self.job
+        self.checkpoints.check()
+        due = job.is_due(done, job.config.checkpoint_every_epochs)
+        saves = stopping or due
+        # Every regular checkpoint gets a score, or the best of them could not be told.
+        evaluates = due or job.is_due(done, job.config.eval_every_epochs)
+        if not (saves or (evaluates and job.eval_feed)):
+            return {}
+        self.report.flush()
+        score, results = None, {}
+        if evaluates and job.eval_feed:
+            results = _evaluate(job, self.state, job.eval_feed)
+            self.report.evaluation("eval", done, results)
+            score = chosen(results).accuracy
+        if saves:
+            self.checkpoints.save(done, self.state, self._notes(), score)
+        if results:
+            accuracy = chosen(results).accuracy
+            self.gallery.after_evaluation(usable_weights(self.state), done, accuracy)
+        return results
+
+    def _end(self, stopped_by: signal.Signals | None, held_out: dict[str, Evaluation]) -> Outcome:
+        """Test, draw, and write what the folder says about the whole."""
+        job, folder, report = self.job, self.folder, self.report
+        done = int(self.state.step)
+        complete = done == job.total_steps
         results = {}
-        if done == job.total_steps and job.test_feed:
-            results = _test(job, state, job.test_feed)
+        if complete and job.test_feed:
+            results = _test(job, self.state, job.test_feed)
             report.evaluation("test", done, results)
         bad_images = list_bad_images(job, folder, report)
-        status = "complete" if done == job.total_steps else "stopped"
-        complete = status == "complete"
         shown = results or held_out  # those of the last step, where every run evaluates
-        gallery.finish(usable_weights(state), chosen(shown) if shown else None, complete)
+        self.gallery.finish(usable_weights(self.state), chosen(shown) if shown else None, complete)
+        status = "complete" if complete else "stopped"
         summary = summarise(job, folder, report, status, done, results, bad_images)
-        summary["seconds_pictures"] = gallery.seconds
+        summary["seconds_pictures"] = self.gallery.seconds
         summary["seconds_total"] = time.perf_counter() - job.began
         folder.write_json("summary.json", summary)
-        gallery.write_report()
+        self.gallery.write_report()
         if complete:
             on_terminal = report.progress.on_terminal
             report.progress.close()
             say = folder.log if on_terminal else report.say
-            show_farewell(folder.path, summary, checkpoints.best_step(), say, on_terminal)
-        return Outcome(summary, None if complete else stop.signal)
+            show_farewell(folder.path, summary, self.checkpoints.best_step(), say, on_terminal)
+        return Outcome(summary, None if complete else stopped_by)
 
-
-def _next_plan(
-    job: Job,
-    folder: RunFolder,
-    report: Report,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    step: int,
-) -> Any:
-    """What the feed sends for a step; if it cannot, what has been learnt is saved first."""
-    try:
-        with report.waiting_for_input():
-            return job.train_feed.plan(step)
-    except (DataError, WorkerError) as error:
-        report.flush()
-        raise _saved(job, folder, report, checkpoints, state, step, error) from error
-
-
-def _saved(
-    job: Job,
-    folder: RunFolder,
-    report: Report,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    done: int,
-    error: Exception,
-) -> TrainingError:
-    """Save what has been learnt; returns the error of the data as one of the run, with a remedy."""
-    if done not in (0, checkpoints.latest_step()):
-        checkpoints.save(done, state, _notes(job, report), None)
-        checkpoints.wait()
-    list_bad_images(job, folder, report)
-    skip = " with --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
-    return TrainingError(
-        f"{error}. The {done} steps before are saved: the same command{skip} goes on from there"
-    )
-
-
-def _finished(job: Job, folder: RunFolder, start: int) -> Outcome | None:
-    """The outcome of a run that is complete already; None where there is something left to do."""
-    summary = folder.path / "summary.json"
-    if start > job.total_steps:
-        raise RunError(
-            f"{folder.path} holds a run at step {start}, beyond the {job.total_steps} steps asked "
-            "for: ask for more, or choose another --workdir"
+    def _saved_despite(self, error: Exception) -> TrainingError:
+        """Save what was learnt before the data failed; returns its error with what to do."""
+        self.report.flush()
+        done = int(self.state.step)
+        if done not in (0, self.checkpoints.latest_step()):
+            self.checkpoints.save(done, self.state, self._notes(), None)
+            self.checkpoints.wait()
+        list_bad_images(self.job, self.folder, self.report)
+        skip = " with --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
+        return TrainingError(
+            f"{error}. The {done} steps before are saved: the same command{skip} goes on from there"
         )
-    if start < job.total_steps or not summary.exists():
-        return None
-    found = json.loads(summary.read_text())
-    if found["status"] != "complete" or found["steps"] != start:
-        return None
-    name = "test" if found["test_accuracy"] is not None else "eval"
-    accuracy = found[f"{name}_accuracy"]
+
+    def _what_is_saved(self, command: str = "the same command") -> str:
+        """A sentence on what the run can go on from."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            return "No checkpoint was written yet"
+        return f"Step {steps[-1]} is saved: {command} goes on from there"
+
+    def _notes(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the state."""
+        return {
+            "config": json.loads(to_json(self.job.config)),
+            "class_names": self.job.class_names,
+            "data": self.job.fingerprints,
+            "versions": versions(),
+            "sums": self.report.sums,
+            "left_out": sorted(self.left_out),
+        }
+
+
+def _say_complete(folder: RunFolder, summary: dict[str, Any]) -> None:
+    name = "test" if summary["test_accuracy"] is not None else "eval"
+    accuracy = summary[f"{name}_accuracy"]
     shown = "" if accuracy is None else f", {name} accuracy {accuracy:.2%}"
-    print(f"{folder.path} is complete: {start} steps{shown}")
-    return Outcome(found)
-
-
-def _between_steps(
-    job: Job,
-    folder: RunFolder,
-    report: Report,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    done: int,
-    stopping: signal.Signals | None,
-) -> dict[str, Evaluation]:
-    """Evaluate and save where it is due; a stopping run saves too.
-
-    Returns:
-      what the evaluation gave, see `_evaluate`; empty where there was none.
-    """
-    due = job.is_due(done, job.config.checkpoint_every_epochs)
-    saves = stopping or due
-    # Every regular checkpoint gets a score, or the best of them could not be told.
-    evaluates = due or job.is_due(done, job.config.eval_every_epochs)
-    if not (saves or (evaluates and job.eval_feed)):
-        return {}
-    report.flush()
-    score, results = None, {}
-    if evaluates and job.eval_feed:
-        try:
-            results = _evaluate(job, state, job.eval_feed)
-        except DataError as error:
-            raise _saved(job, folder, report, checkpoints, state, done, error) from error
-        report.evaluation("eval", done, results)
-        score = chosen(results).accuracy
-    if saves:
-        checkpoints.save(done, state, _notes(job, report), score)
-    return results
-
-
-def _notes(job: Job, report: Report) -> dict[str, Any]:
-    """What a checkpoint holds besides the state."""
-    return {"sums": report.sums, "class_names": job.class_names, "data": job.fingerprints}
-
-
-def _start(
-    job: Job, folder: RunFolder, checkpoints: Checkpoints, resume: Resume
-) -> tuple[TrainState, dict[str, Any]]:
-    """The initial state, or that of the newest checkpoint and the notes saved with it."""
-    newest = checkpoints.latest_step()
-    stored = folder.path / "config.json"
-    if newest is None:
-        if resume == "never" and stored.exists():
-            raise RunError(
-                f"--resume never: {folder.path} holds a run without checkpoints; choose another "
-                "--workdir"
-            )
-        if resume == "must":
-            raise RunError(
-                f"--resume must: {folder.path} holds no checkpoint; --resume auto starts"
-            )
-        return job.initial_state(), {}
-    if resume == "never":
-        raise RunError(
-            f"--resume never: {folder.path} holds a run at step {newest}; go on with --resume "
-            "auto, or choose another --workdir"
-        )
-    if stored.exists():
-        _check_same_run(from_json(stored.read_text()), job.config, folder)
-    state, notes = checkpoints.restore(newest, job.state_shapes, job.sharding)
-    if notes["data"] != job.fingerprints:
-        raise RunError(
-            f"{folder.path} was trained on other data: its images or labels have changed"
-        )
-    return state, notes
-
-
-def _check_same_run(old: Config, new: Config, folder: RunFolder) -> None:
-    changed = {k: v for k, v in differences(old, new).items() if k not in RESUMABLE}
-    if changed:
-        lines = [
-            f"  {name}: {before!r} there, {after!r} now"
-            for name, (before, after) in changed.items()
-        ]
-        raise ConfigError(
-            f"{folder.path} holds a run with another config; go on with that one, or choose "
-            "another --workdir:\n" + "\n".join(lines)
-        )
+    print(f"{folder.path} is complete: {summary['steps']} steps{shown}")
 
 
 def usable_weights(state: TrainState) -> Any:

@@ -14,9 +14,21 @@ from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.progress import Progress
 from vit_jax.train.setup import Job
 
+SKIPS_IN_A_ROW = 10
+"""So many steps without an update are borne with `on_nan="skip"`; more end the run."""
+
 
 class TrainingError(RuntimeError):
     """The training cannot go on; the message says at which step and why."""
+
+
+class NotFiniteError(TrainingError):
+    """The loss or the gradient of a step, or a loss of an evaluation, is not finite."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+        """Counted from 1."""
 
 
 class Report:
@@ -33,9 +45,10 @@ class Report:
         """Over the steps of this epoch so far; loss weighted by examples."""
         self.seconds = {"input_wait": 0.0, "on_device": 0.0}
         self.seconds_to_first_step: float | None = None
-        self._pending: tuple[int, float, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, float, dict[str, jax.Array], Any] | None = None
         self._last_result: float | None = None
         self._steady_images = self._steady_seconds = 0.0
+        self._skipped_in_a_row = 0
 
     @contextlib.contextmanager
     def waiting_for_input(self) -> Iterator[None]:
@@ -49,11 +62,22 @@ class Report:
         """Over all steps but the first, evaluations and checkpoints left out; None before that."""
         return self._steady_images / self._steady_seconds if self._steady_seconds else None
 
-    def step(self, done: int, dispatched: float, metrics: dict[str, jax.Array]) -> None:
-        """Note that a step was dispatched at that time, and report the step before it."""
-        before, self._pending = self._pending, (done, dispatched, metrics)
+    def step(self, done: int, dispatched: float, metrics: dict[str, jax.Array], plan: Any) -> None:
+        """Note that a step was dispatched at that time, and report the step before it.
+
+        Raises:
+          NotFiniteError: the loss or gradient of the step before is not finite, and the config asks
+            for no more than to say so.
+        """
+        before, self._pending = self._pending, (done, dispatched, metrics, plan)
         if before:
             self._report_step(*before)
+
+    def left_out(self, done: int) -> None:
+        """Report the last step dispatched, and note that this one is passed over."""
+        self.flush()
+        self.say(f"{self._where(done)}  left out: its loss was not finite")
+        self._end_epoch(done)
 
     def flush(self) -> None:
         """Report the last step dispatched; what follows is not part of the steps' time."""
@@ -65,9 +89,10 @@ class Report:
         """Write and say a split's results: "" those of the weights, "_ema" those of their mean."""
         for result in results.values():
             if not math.isfinite(result.loss):
-                raise TrainingError(
+                raise NotFiniteError(
                     f"the loss on {split} is {result.loss} after step {done}: the weights have "
-                    "diverged, and are not saved; try a smaller learning rate"
+                    "diverged, and are not saved; try a smaller learning rate",
+                    done,
                 )
         row: dict[str, Any] = self._row(done, split)
         for suffix, result in results.items():
@@ -101,16 +126,20 @@ class Report:
         self.progress.close()
         self.writer.close()
 
-    def _report_step(self, done: int, dispatched: float, metrics: dict[str, jax.Array]) -> None:
+    def _report_step(
+        self, done: int, dispatched: float, metrics: dict[str, jax.Array], plan: Any
+    ) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         self._count_time(now, dispatched, values["examples"])
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-            raise TrainingError(
-                f"the loss is {values['loss']} at step {done} (learning rate "
-                f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g}): try "
-                "a smaller learning rate, a longer warm-up or optim.clip_norm=1"
-            )
+        if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
+            self._skipped_in_a_row = 0
+            self._report_values(done, values)
+        else:
+            self._not_finite(done, values, plan)
+        self._end_epoch(done)
+
+    def _report_values(self, done: int, values: dict[str, float]) -> None:
         self.sums["loss"] += values["loss"] * values["examples"]
         self.sums["correct"] += values["correct"]
         self.sums["examples"] += values["examples"]
@@ -126,6 +155,36 @@ class Report:
                 row["images_per_second"] = self.images_per_second
             row |= {f"seconds_{name}": value for name, value in self.seconds.items()}
             self.writer.write(row)
+
+    def _not_finite(self, done: int, values: dict[str, float], plan: Any) -> None:
+        """Say what was in the batch of a step; raise unless the step itself has left it out."""
+        what = (
+            f"the loss is {values['loss']} at step {done} (learning rate "
+            f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g})"
+        )
+        names = self._names(plan)
+        self.folder.log(f"{what}; in the batch: {', '.join(names)}")
+        few = ", ".join(names[:4])
+        if len(names) > 4:
+            few += f" and {len(names) - 4} more, all in log.txt"
+        self._skipped_in_a_row += 1
+        if self.job.config.on_nan == "skip" and self._skipped_in_a_row <= SKIPS_IN_A_ROW:
+            self.say(f"WARNING: {what}; its update is skipped; in the batch: {few}")
+            return
+        raise NotFiniteError(
+            f"{what}: try a smaller learning rate, a longer warm-up or --config.optim.clip_norm=1; "
+            "--config.on_nan=skip leaves out such batches, rollback also goes back to the newest "
+            f"checkpoint. In the batch: {few}",
+            done,
+        )
+
+    def _names(self, plan: Any) -> list[str]:
+        """The examples of a batch, by file where they are files."""
+        source = self.job.sources["train"]
+        indices = plan["index"][plan["mask"].astype(bool)].tolist()
+        return [source.name(index) for index in indices]
+
+    def _end_epoch(self, done: int) -> None:
         if done % self.job.steps_per_epoch == 0 or done == self.job.total_steps:
             self._report_epoch(done)
 

@@ -37,11 +37,14 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
             report.say(f"  {change}")
     if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
         report.say(f"WARNING: {advice}")
-    if config.optim.warmup_epochs > job.epochs:
-        report.say(
-            f"NOTE: optim.warmup_epochs={config.optim.warmup_epochs:g} is longer than this "
-            "training: the learning rate rises to its end without reaching the peak"
-        )
+    consequences = {
+        "warmup_epochs": "the learning rate rises to its end without reaching the peak",
+        "head_only_epochs": "the head alone is updated",
+    }
+    for name, consequence in consequences.items():
+        epochs = getattr(config.optim, name)
+        if round(epochs * job.steps_per_epoch) > job.total_steps:
+            report.say(f"NOTE: optim.{name}={epochs:g} is longer than this training: {consequence}")
     if start:
         report.say(f"Going on from the checkpoint at step {start}")
 
@@ -84,15 +87,17 @@ def summarise(
         "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
         "class_names": list(job.class_names),
         "bad_images": bad_images,
-        "versions": {
-            "vit_jax": vit_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax")},
-            "orbax-checkpoint": version("orbax-checkpoint"),
-        },
+        "versions": versions(),
         "device_kind": job.devices[0].device_kind,
         "device_count": len(job.devices),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of those that decide about numbers and files."""
+    names = ("jax", "flax", "optax", "orbax-checkpoint")
+    ours = {"vit_jax": vit_jax.__version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in names}
 
 
 def list_bad_images(job: Job, folder: RunFolder, report: Report) -> int:
