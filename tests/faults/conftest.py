@@ -1,7 +1,19 @@
 """Uninterrupted runs, which the others have to equal."""
 
+import os
+
 import pytest
 from faults import processes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """All processes share what they compile, where most of their time would go."""
+    shared = tmp_path_factory.getbasetemp().parent / "compiled"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in processes.share_compiled(shared).items():
+            patch.setitem(os.environ, name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

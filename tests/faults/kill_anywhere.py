@@ -9,6 +9,7 @@ the final weights, and every loss, are equal.
 import argparse
 import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(processes.share_compiled(Path(folder) / "compiled"))
         report = kill_anywhere(Path(folder), arguments.kills, arguments.seed)
     for kill in report["kills"]:
         print(json.dumps(kill))

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -36,10 +37,8 @@ class MetricWriter:
         self._write_csv(rows)
         self._tensorboard = None
         if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
             purge = None if resume_after is None else resume_after + 1
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+            self._tensorboard = _summary_writer(folder / "tensorboard", purge)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row: step, epoch, split and scalars."""
@@ -67,6 +66,20 @@ class MetricWriter:
         writer.writeheader()
         writer.writerows(rows)
         _replace(self.csv, table.getvalue())
+
+
+def _summary_writer(folder: Path, purge_step: int | None) -> Any:
+    # tensorboardX imports PyTorch where it finds it, for tensors, which are not written here: that
+    # would cost seconds at every start, and hundreds of megabytes.
+    hides = "torch" not in sys.modules
+    if hides:
+        sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hides:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def _replace(path: Path, text: str) -> None:
