@@ -23,7 +23,11 @@ from vit_jax.data.source import ArraySource, DataError
 
 ELEMENTS = 2**50
 """Of a feed, which goes on until it is closed."""
-STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+STOPPING = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # not all are known to every system
+}
 """Signals by which people and schedulers end a run, and often its whole process group."""
 
 

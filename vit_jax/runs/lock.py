@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -31,14 +30,7 @@ def locked(folder: Path) -> Iterator[str | None]:
     """
     with open(folder / FILE, "a+") as file:
         before = _read(folder / FILE)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = False
-        except BlockingIOError:
-            taken = True
-        except OSError:
-            taken = _lives(before)
-        if taken:
+        if not _take(file, before):
             raise RunError(
                 f"{folder} is in use by {_describe(before)}: wait until that run has ended, stop "
                 "it, or choose another --workdir"
@@ -50,6 +42,19 @@ def locked(folder: Path) -> Iterator[str | None]:
         finally:
             with contextlib.suppress(OSError):  # a full disk
                 _write(file, {})
+
+
+def _take(file: TextIO, holder: dict[str, Any]) -> bool:
+    """Whether the lock could be had; it ends with the file."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a system, or a file system, without such locks
+        return not _lives(holder)
+    return True
 
 
 def _write(file: TextIO, content: dict[str, object]) -> None:
@@ -75,6 +80,8 @@ def _describe(holder: dict[str, Any]) -> str:
 def _lives(holder: dict[str, Any]) -> bool:
     if holder.get("host") != platform.node() or not isinstance(holder.get("pid"), int):
         return False
+    if os.name != "posix":
+        return False  # elsewhere os.kill ends the process, whatever the signal
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
