@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import shutil
 
 import jax
@@ -12,7 +13,8 @@ from faults import processes
 
 from vit_jax.cli import train_command
 from vit_jax.config import to_json
-from vit_jax.runs.checkpoints import CheckpointError, Checkpoints, DamagedError
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.failures import CheckpointError, DamagedError
 from vit_jax.sharding import make_mesh, replicated
 from vit_jax.train import setup
 
@@ -146,7 +148,8 @@ def test_r9_r10_files_that_are_cut_or_gone(saved, state, on_one, tmp_path, damag
             noticed += 1
             assert "checkpoint 4 in" in str(found)
             assert "there are: 3, 4" in str(found)
-            assert "\n" not in str(found)
+            assert str(folder / "4") in str(found)  # the file, or the folder it is in
+            assert not re.search(r"\n|[Tt]ensor[Ss]tore|<bound method", str(found))
         else:
             assert equal(found, state), name
     assert noticed >= 4
@@ -195,7 +198,7 @@ def test_r8_r11_a_run_goes_back_to_the_checkpoint_before(config, tmp_path, capsy
     assert trained(longer, folder) == 0
     output = capsys.readouterr().out
     assert "WARNING: checkpoint 8 in" in output
-    assert "WARNING: going back to the checkpoint before" in output
+    assert "WARNING: going back to step 4; what is left of step 8 is in" in output
     assert "Going on from the checkpoint at step 4" in output
     assert "8.damaged" in steps_of(folder)
     assert processes.losses(folder) == processes.losses(whole)
@@ -211,9 +214,35 @@ def test_r11_where_none_is_whole_nothing_begins_anew(config, tmp_path, capsys):
     assert trained(config, folder) == 0
     for notes in folder.rglob("notes.json"):
         notes.write_text("{}")
-    assert trained(dataclasses.replace(config, steps=12), folder) == 1
-    assert "every checkpoint in" in capsys.readouterr().err
-    assert steps_of(folder) == ["4.damaged", "8.damaged"]
+    for _ in range(2):
+        assert trained(dataclasses.replace(config, steps=12), folder) == 1
+        error = capsys.readouterr().err
+        assert re.search(r"every checkpoint in .* is damaged, and nothing was changed", error)
+        assert "begin anew with another --workdir" in error
+        assert steps_of(folder) == ["4", "8"]
+
+
+@pytest.mark.fault(
+    "the disk cannot be read for a moment, which the system says with an error of its own",
+    "exit code 1 with that error: no checkpoint is taken for damaged",
+)
+def test_r11_a_disk_that_cannot_be_read_is_no_damage(saved, state, on_one, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "copy")
+    checkpoints = Checkpoints(tmp_path / "copy")
+    for error in (OSError(5, "Input/output error"), ValueError(TENSORSTORE)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(CheckpointError, match=r"checkpoint 4 in .*: Input/output error; "):
+            checkpoints.restore_newest(state, on_one, print)
+        assert checkpoints.steps() == [3, 4]
+    checkpoints.close()
+
+
+TENSORSTORE = """INTERNAL: Error reading "params.bias/0" in OCDBT database at local file "/x/d": \
+Failed to read: Input/output error [os_error_code='5'] [source locations='…']"""
 
 
 @pytest.mark.fault(

@@ -38,6 +38,8 @@ def test_r6_a_full_disk_costs_no_committed_step(wide, tmp_path):
     assert code == 1, output
     assert f"Error: checkpoint 12 could not be written to {folder}/checkpoints (" in output
     assert "MB are free; the newest good one is step 8" in output
+    assert f"the same command with --workdir={folder} goes on from there" in output
+    assert "(File too large); it takes up to" in output
     assert "Traceback" not in output
     assert steps_of(folder) == [4, 8]
     output = processes.finish(wide, folder)
@@ -67,12 +69,12 @@ def test_r6_room_is_looked_for_before_the_first_step(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     arrays = jax.tree.leaves(job.state_shapes)
     size = sum(array.size * array.dtype.itemsize for array in arrays)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 3 * size - 1))
-    with pytest.raises(RunError, match=r"MB are free, and 3 checkpoints of .* MB need "):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 4 * size - 1))
+    with pytest.raises(RunError, match=r"MB are free, and 4 checkpoints of .* MB need "):
         train(job, RunFolder(tmp_path / "run"))
     assert steps_of(tmp_path / "run") == []
     # With just enough it begins: nothing else is asked for.
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 3 * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 4 * size))
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
     resume.check_space(job, RunFolder(tmp_path / "run"), checkpoints)
     checkpoints.close()

@@ -86,6 +86,20 @@ def test_r4_one_ctrl_c_that_arrives_twice_is_one(config_path, tmp_path):
     assert f"Stopped at step {processes.newest_row(folder)}, saved" in output
 
 
+@pytest.mark.fault(
+    "Ctrl-C in `train.py 2>&1 | tee log`, which ends tee at the same moment",
+    "the step is finished and saved, exit code 130, though nobody reads what is printed",
+)
+def test_r4_ctrl_c_also_ends_whoever_reads_the_output(config_path, tmp_path):
+    folder = tmp_path / "run"
+    process = processes.start(config_path, folder)
+    processes.wait_until(processes.after_step(folder, 6), process)
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=processes.DEADLINE) == 130
+    assert (folder / "checkpoints" / str(processes.newest_row(folder))).is_dir()
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """The config of a run that two worker processes read for."""
@@ -154,7 +168,7 @@ def test_r23_a_killed_worker_costs_no_step(pictures, tmp_path):
     assert "lower data.workers=2" in output
     assert "Traceback" not in output
     newest = processes.newest_row(folder)
-    assert f"The {newest} steps before are saved" in output
+    assert f"step {newest} is saved: the same command with --workdir={folder} goes on" in output
     processes.finish(pictures, folder)
     processes.finish(pictures, tmp_path / "whole", "--config.data.workers=0")
     assert processes.losses(folder) == processes.losses(tmp_path / "whole")

@@ -3,13 +3,16 @@
 import gc
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.runs.checkpoints import CheckpointError, Checkpoints, DamagedError
+from vit_jax.runs import proof
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.failures import CheckpointError, DamagedError
 from vit_jax.sharding import make_mesh, replicated
 
 # When one array cannot be read, Orbax drops the coroutines that read the others, and they complain
@@ -264,6 +267,34 @@ def test_a_step_is_not_silently_saved_twice_nor_an_older_one(open_checkpoints, o
         checkpoints.save(step, make_state(2, on_one), {}, None)
 
 
+def test_notes_are_those_of_the_moment_of_the_save(open_checkpoints, on_one, monkeypatch):
+    """The background is held up until the caller has gone on counting."""
+    counted, checksum = threading.Event(), proof.checksum
+
+    def late(array):
+        assert counted.wait(timeout=60)
+        return checksum(array)
+
+    monkeypatch.setattr(proof, "checksum", late)
+    checkpoints, sums = open_checkpoints(), {"loss": 1.0}
+    checkpoints.save(1, make_state(1, on_one), {"sums": sums}, None)
+    sums["loss"] = 2.0
+    counted.set()
+    checkpoints.wait()
+    _, notes = checkpoints.restore(1, make_state(0, on_one), on_one)
+    assert notes == {"sums": {"loss": 1.0}}
+
+
+def test_what_was_moved_aside_before_stays(saved, tmp_path, open_checkpoints, on_one):
+    folder = tmp_path / "damaged"
+    shutil.copytree(saved, folder)
+    (folder / "5.damaged").mkdir()
+    (folder / "5" / "proof" / "notes.json").unlink()
+    open_checkpoints(folder).restore_newest(make_state(0, on_one, rows=4096), on_one, print)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["4", "5.damaged", "5.damaged-2"]
+
+
 def test_a_damaged_score_is_no_score(open_checkpoints, on_one, tmp_path):
     checkpoints = open_checkpoints()
     save_scores(checkpoints, {1: 0.9, 2: 0.5}, on_one)
@@ -302,6 +333,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew(saved, tmp_path, open_check
     for step in ("4", "5"):
         (folder / step / "proof" / "notes.json").unlink()
     checkpoints = open_checkpoints(folder)
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged, and nothing"):
         checkpoints.restore_newest(make_state(0, on_one, rows=4096), on_one, print)
+    assert kept(checkpoints) == [4, 5]
     assert open_checkpoints(tmp_path / "none").restore_newest({}, on_one, print) is None

@@ -55,3 +55,11 @@ def test_without_locks_a_living_process_holds_the_folder_and_a_dead_one_does_not
         (tmp_path / ".lock").write_text(json.dumps(dead))
         with locked(tmp_path) as before:
             assert before == f"process {dead['pid']} on {dead['host']}, started now"
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_container_that_starts_again_with_the_same_numbers_is_not_its_own_rival(tmp_path):
+    before = {"pid": os.getpid(), "host": platform.node(), "start": "before"}
+    (tmp_path / ".lock").write_text(json.dumps(before))
+    with locked(tmp_path) as found:
+        assert found == f"process {os.getpid()} on {platform.node()}, started before"

@@ -95,10 +95,11 @@ def _print_run_folder(folder: Path) -> bool:
 
 
 def _print_checkpoints(job: "Job", folder: Path) -> bool:
-    """What checkpoints take, and whether the disk has it: those to keep, and one being written."""
+    """What checkpoints take, and whether the disk has it: as `check_space` does."""
     from vit_jax.train.memory import state_bytes
 
-    size, count = sum(state_bytes(job).values()), job.config.keep_checkpoints + 1
+    size = sum(state_bytes(job).values())
+    count = job.config.keep_checkpoints + 1 + (job.eval_feed is not None)
     free = shutil.disk_usage(_existing(folder)).free
     needed = f"{count} of {_words(size)}, {_words(size * count)} in all"
     if free < size * count:

@@ -1,6 +1,7 @@
 """Checkpoints with proof: Orbax behind one class, and a checksum for every array."""
 
 import functools
+import json
 import logging
 import re
 import shutil
@@ -11,23 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Sharding
 
+from vit_jax.runs.failures import CheckpointError, DamagedError, reason, system_reason
 from vit_jax.runs.fit import describe_misfit, named_leaves
 
 if TYPE_CHECKING:
     from vit_jax.runs.proof import Proof
 
 Tree = Any
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is not there, is damaged, does not fit or cannot be written.
-
-    The message names step and file or array, and what to do.
-    """
-
-
-class DamagedError(CheckpointError):
-    """What a checkpoint holds is not what was saved."""
 
 
 class Checkpoints:
@@ -57,7 +48,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoints in {self.folder} cannot be opened ({_reason(error)})"
+                f"the checkpoints in {self.folder} cannot be opened ({reason(error)})"
             ) from error
 
     def save(self, step: int, state: Tree, notes: dict[str, Any], score: float | None) -> None:
@@ -80,6 +71,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"step {step} was not saved: {self.folder} already holds step {self.steps()[-1]}"
             )
+        notes = json.loads(json.dumps(notes))  # as they are now, not when they are written
         self._scores[step] = score
         self._writing, self._size = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
@@ -162,23 +154,29 @@ class Checkpoints:
     ) -> tuple[Tree, dict[str, Any]] | None:
         """State and notes of the newest checkpoint that is what was saved; None: there is none.
 
-        Those that are damaged are moved aside to STEP.damaged, each with a line to `say`, so that
-        they are not counted among those to keep, and their steps can be saved again.
+        Those after it, which are damaged, are moved aside to STEP.damaged, each with a line to
+        `say`: so they are not counted among those to keep, and their steps can be saved again.
 
         Raises:
-          CheckpointError: all are damaged, or the state has another structure.
+          CheckpointError: all are damaged, and stay where they are; or the state has another
+            structure; or the disk cannot be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(self.steps()):
             try:
-                return self.restore(step, like, sharding)
+                found = self.restore(step, like, sharding)
             except DamagedError as error:
+                damaged[step] = error
+                continue
+            for number, error in damaged.items():
                 say(f"WARNING: {error}")
-                say(f"WARNING: going back to the checkpoint before; {self._move_aside(step)}")
-        if steps:
+                say(f"WARNING: going back to step {step}; {self._move_aside(number)}")
+            return found
+        if damaged:
             raise CheckpointError(
-                f"every checkpoint in {self.folder} is damaged; they were moved aside to "
-                "STEP.damaged. To begin anew, ask with the same command again"
+                f"every checkpoint in {self.folder} is damaged, and nothing was changed: bring one "
+                "back from a copy, or begin anew with another --workdir. The newest: "
+                f"{next(iter(damaged.values()))}"
             )
         return None
 
@@ -233,7 +231,11 @@ class Checkpoints:
             raise  # nothing is wrong with the files
         # Orbax and TensorStore raise many types, bare Exception among them.
         except Exception as error:
-            why = f"the files of its arrays are damaged: {_reason(error)}"
+            place = re.search(r'"(/[^"]+)"', str(error))
+            where = place[1] if place else self.folder / str(step) / "state"
+            if refusal := system_reason(error):
+                raise self._cannot(CheckpointError, step, f"{where}: {refusal}") from error
+            why = f"{where} is damaged or incomplete"
             raise self._cannot(DamagedError, step, why) from error
         for name, array in named_leaves(restored).items():
             if prove(on_host(array)) != proof.arrays[name]:
@@ -254,15 +256,15 @@ class Checkpoints:
         good = f"the newest good one is step {steps[-1]}" if steps else "there is no older one"
         free = shutil.disk_usage(self.folder).free / 1e6
         return CheckpointError(
-            f"checkpoint {step} could not be written to {self.folder} ({_reason(error)}); "
+            f"checkpoint {step} could not be written to {self.folder} ({reason(error)}); "
             f"it takes up to {self._size / 1e6:,.1f} MB, {free:,.0f} MB are free; {good}. Make "
-            "room, then the same command goes on from there"
+            f"room, then the same command with --workdir={self.folder.parent} goes on from there"
         )
 
     def _move_aside(self, step: int) -> str:
         """Rename a damaged step's folder; returns what was done."""
-        aside = self.folder / f"{step}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)
+        names = (f"{step}.damaged{n}" for n in ["", *(f"-{m}" for m in range(2, 1000))])
+        aside = next(path for name in names if not (path := self.folder / name).exists())
         (self.folder / str(step)).rename(aside)
         self._scores.pop(step, None)
         self._manager.reload()
@@ -291,10 +293,3 @@ class _Preserve:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         kept = self.kept([found.step for found in checkpoints])
         return [found.step in kept for found in checkpoints]
-
-
-def _reason(error: Exception) -> str:
-    """What TensorStore says that the operating system says, or the beginning of what is said."""
-    if found := re.search(r": ([^:\[]+) \[os_error_code", str(error)):
-        return found[1]
-    return str(error).strip().split("\n")[0][:200]

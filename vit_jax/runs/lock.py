@@ -80,6 +80,8 @@ def _describe(holder: dict[str, Any]) -> str:
 def _lives(holder: dict[str, Any]) -> bool:
     if holder.get("host") != platform.node() or not isinstance(holder.get("pid"), int):
         return False
+    if holder["pid"] == os.getpid():
+        return False  # a container's processes have the same numbers at every start
     if os.name != "posix":
         return False  # elsewhere os.kill ends the process, whatever the signal
     try:

@@ -1,7 +1,10 @@
-"""What libraries below print about a failure that is told already."""
+"""Output that nobody reads, and complaints about a failure that is told already."""
 
+import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 
 def pass_over_closed_loops() -> None:
@@ -14,8 +17,15 @@ def pass_over_closed_loops() -> None:
         sys.excepthook = _Hook(sys.excepthook)
 
 
+def discard_output() -> None:
+    """Let all that is printed from now on go nowhere, where its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
 class _Hook:
-    def __init__(self, before):
+    def __init__(self, before: Callable[..., Any]):
         self.before = before
 
     def __call__(

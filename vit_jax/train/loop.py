@@ -15,6 +15,7 @@ from vit_jax.data.streaming import WorkerError
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.lock import locked
+from vit_jax.runs.quiet import discard_output
 from vit_jax.train.evaluate import Evaluation, evaluate
 from vit_jax.train.farewell import show_farewell
 from vit_jax.train.gallery import Gallery
@@ -33,7 +34,7 @@ from vit_jax.train.stops import StopRequest
 from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise, versions
 
 ROLLBACKS = 3
-"""After so many a run ends: what goes wrong so often is not a batch."""
+"""After so many to the same step a run ends: what goes wrong so often is not a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,27 +72,28 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
 
         if before:
             say(f"NOTE: the run before was cut off without an end ({before})")
-        check_space(job, folder, checkpoints)
         stop = stack.enter_context(StopRequest(job.config.stop_signal))
         state, notes = open_state(job, folder, checkpoints, resume, say)
         if summary := complete_summary(job, folder, int(state.step)):
             _say_complete(folder, summary)
             return Outcome(summary)
+        check_space(job, folder, checkpoints)
         folder.write_text("config.json", to_json(job.config))
         folder.write_json("data.json", job.data_facts)
         left_out = set(notes.get("left_out", ()))
-        for rollbacks in range(ROLLBACKS + 1):
+        began = [-1] * ROLLBACKS  # the steps that the last rollbacks went back to
+        while True:
             try:
                 return _Run(job, folder, checkpoints, stop, state, notes, left_out).train()
             except NotFiniteError as error:
-                if job.config.on_nan != "rollback" or rollbacks == ROLLBACKS:
-                    raise
                 checkpoints.wait()
+                if job.config.on_nan != "rollback" or began[0] == (checkpoints.latest_step() or 0):
+                    raise
                 state, notes = restored_state(job, folder, checkpoints, say)
+                began = [*began[1:], int(state.step)]
                 left_out.add(error.step)
                 say(f"WARNING: {error}")
                 say(f"WARNING: back to step {int(state.step)}; step {error.step} is left out")
-        raise AssertionError("unreachable: the last round returns or raises")
 
 
 class _Run:
@@ -130,13 +132,13 @@ class _Run:
                 return self._end(stopped_by, held_out)
             except jax.errors.JaxRuntimeError as error:
                 if explanation := explain_out_of_memory(error, self.job):
-                    saved = self._what_is_saved("the same command with one of these")
+                    saved = self._what_is_saved(" and one of these")
                     raise TrainingError(f"{explanation} {saved}") from error
                 raise
             except (DataError, WorkerError) as error:
                 raise self._saved_despite(error) from error
             except BrokenPipeError:
-                raise  # nobody reads what is printed any more
+                return self._unheard()
             except OSError as error:
                 raise TrainingError(f"{error}. {self._what_is_saved()}") from error
 
@@ -213,25 +215,38 @@ class _Run:
             show_farewell(folder.path, summary, self.checkpoints.best_step(), say, on_terminal)
         return Outcome(summary, None if complete else stopped_by)
 
+    def _unheard(self) -> Outcome:
+        """Save, where nobody reads any more what is printed: `tee` may have got the same Ctrl-C."""
+        discard_output()
+        self._save_now()
+        if self.stop.signal is None:
+            raise BrokenPipeError
+        return self._end(self.stop.signal, {})
+
     def _saved_despite(self, error: Exception) -> TrainingError:
         """Save what was learnt before the data failed; returns its error with what to do."""
+        self._save_now()
+        list_bad_images(self.job, self.folder, self.report)
+        skip = " --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
+        return TrainingError(f"{error}. {self._what_is_saved(skip)}")
+
+    def _save_now(self) -> None:
+        """A checkpoint of all steps that are done, where there is none yet."""
         self.report.flush()
         done = int(self.state.step)
         if done not in (0, self.checkpoints.latest_step()):
             self.checkpoints.save(done, self.state, self._notes(), None)
-            self.checkpoints.wait()
-        list_bad_images(self.job, self.folder, self.report)
-        skip = " with --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
-        return TrainingError(
-            f"{error}. The {done} steps before are saved: the same command{skip} goes on from there"
-        )
+        self.checkpoints.wait()
 
-    def _what_is_saved(self, command: str = "the same command") -> str:
-        """A sentence on what the run can go on from."""
+    def _what_is_saved(self, change: str = "") -> str:
+        """A sentence on what the run can go on from; `change` is added to the command."""
         steps = self.checkpoints.steps()
         if not steps:
             return "No checkpoint was written yet"
-        return f"Step {steps[-1]} is saved: {command} goes on from there"
+        return (
+            f"All up to step {steps[-1]} is saved: the same command with "
+            f"--workdir={self.folder.path}{change} goes on from there"
+        )
 
     def _notes(self) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""

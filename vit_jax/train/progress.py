@@ -10,13 +10,19 @@ from rich.progress import Progress as RichProgress
 SECONDS_BETWEEN_LINES = 10.0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would end the process here, and with it what is not saved.
+        raise BrokenPipeError
+
+
 class Progress:
     """Shows how far a training is; `on_line` also gets every line that is printed for good."""
 
     def __init__(self, total_steps: int, done: int, on_line: Callable[[str], None]):
         self.total_steps = total_steps
         self._on_line = on_line
-        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = _Console(highlight=False, markup=False, soft_wrap=True)
         self._next_line = 0.0
         self._bar: RichProgress | None = None
         if self._console.is_terminal:

@@ -47,7 +47,11 @@ def open_state(
         )
     if stored.exists():
         _check_same_run(from_json(stored.read_text()), job.config, folder, say)
-    return restored_state(job, folder, checkpoints, say)
+    state, notes = restored_state(job, folder, checkpoints, say)
+    # The file may have been lost or changed meanwhile; what was learnt was learnt with this one.
+    if "config" in notes:
+        _check_same_run(from_json(json.dumps(notes["config"])), job.config, folder, folder.log)
+    return state, notes
 
 
 def restored_state(
@@ -75,11 +79,12 @@ def restored_state(
 def check_space(job: Job, folder: RunFolder, checkpoints: Checkpoints) -> None:
     """Raise a RunError unless the disk has room for the checkpoints to come.
 
-    That is those to keep and one that is being written, less those that are there.
+    That is those to keep, the best one, and one that is being written, less those that are there.
     """
     arrays = jax.tree.leaves(job.state_shapes)
     bytes_of_one = sum(array.size * array.dtype.itemsize for array in arrays)
-    to_come = max(1, job.config.keep_checkpoints + 1 - len(checkpoints.steps()))
+    at_once = job.config.keep_checkpoints + 1 + (job.eval_feed is not None)
+    to_come = max(1, at_once - len(checkpoints.steps()))
     needed, free = to_come * bytes_of_one, shutil.disk_usage(folder.path).free
     if free < needed:
         raise RunError(
@@ -105,9 +110,10 @@ def complete_summary(job: Job, folder: RunFolder, start: int) -> dict[str, Any] 
         return None
     try:
         found = json.loads(summary.read_text())
-    except ValueError:  # damaged: the end of the run writes it anew
-        return None
-    if found["status"] != "complete" or found["steps"] != start:
+    except ValueError:
+        return None  # damaged: the end of the run writes it anew
+    known = isinstance(found, dict) and {"test_accuracy", "eval_accuracy"} <= found.keys()
+    if not known or (found.get("status"), found.get("steps")) != ("complete", start):
         return None
     return found
 

@@ -1,5 +1,6 @@
 """Being asked to stop: Ctrl-C and SIGTERM end a run between two steps, after a checkpoint."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -61,7 +62,8 @@ class StopRequest:
         self.signal = signal.Signals(number)
         # Not print: whoever is interrupted may hold its lock.
         text = f"\n{self.signal.name}: the run ends after this step, when it is saved."
-        os.write(2, f"{text} Ctrl-C again leaves at once.\n".encode())
+        with contextlib.suppress(OSError):  # whoever read it may have got the same signal
+            os.write(2, f"{text} Ctrl-C again leaves at once.\n".encode())
 
 
 def _leave_at_once(signals: socket.socket) -> None:
