@@ -26,6 +26,7 @@ def wide(tmp_path):
     return processes.write_config(tmp_path, processes.small_config(model=model, steps=12))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "the disk takes no more (a limit on the size of files) while a run saves its third checkpoint",
     "exit code 1 with the step, the folder and the free space; the two before are whole",
@@ -46,6 +47,7 @@ def test_r6_a_full_disk_costs_no_committed_step(wide, tmp_path):
     assert "Going on from the checkpoint at step 8" in output
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "the only checkpoint there is to be, saved as the training ends, cannot be written",
     "exit code 1, not 0: the run says that there is no checkpoint",

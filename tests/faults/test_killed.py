@@ -12,10 +12,12 @@ import pytest
 from faults import processes
 from faults.kill_anywhere import kill_anywhere
 
+# Each of them starts several processes.
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.fault(
-    "SIGKILL at four random moments of a run, two of them inside a save",
+    "SIGKILL at four random moments of a run, at least one of them inside a save",
     "each start goes on from the newest checkpoint; losses and weights end equal to the last bit",
 )
 def test_r1_killed_anywhere_and_gone_on_with_is_the_uninterrupted_run(tmp_path, whole):
@@ -77,7 +79,6 @@ def test_r12_a_stale_lock_is_recognised(config_path, tmp_path):
     assert json.loads((folder / ".lock").read_text()) == {}
 
 
-@pytest.mark.slow
 @pytest.mark.fault(
     "one run on 1 device, stopped, on 4 devices, stopped, on 2 devices to its end",
     "every loss is within 1e-5 of those of an uninterrupted run on one device",

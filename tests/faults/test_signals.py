@@ -11,6 +11,9 @@ from faults.small_training import make_colours
 from vit_jax.data.source import DataConfig
 from vit_jax.train.stops import AGAIN_SECONDS
 
+# Each of them starts several processes.
+pytestmark = pytest.mark.slow
+
 
 def stopped_with(config_path, folder, step, number, send=None):
     """Send a signal when the run has gone beyond a step; returns its exit code and output."""
@@ -20,7 +23,6 @@ def stopped_with(config_path, folder, step, number, send=None):
     return processes.end(process)
 
 
-@pytest.mark.slow
 @pytest.mark.fault(
     "SIGKILL, then SIGTERM, then Ctrl-C, in one run with everything random switched on",
     "exit codes 143 and 130, no step is lost, and the whole equals an uninterrupted run to the bit",
@@ -118,7 +120,6 @@ def pictures(tmp_path):
     return processes.write_config(tmp_path, config)
 
 
-@pytest.mark.slow
 @pytest.mark.fault(
     "SIGTERM to the whole process group, in which two worker processes read the data",
     "the workers live on until the run has saved; exit code 143, and no process is left",
@@ -149,7 +150,6 @@ def is_alive(pid):
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.fault(
     "SIGKILL to a worker process, as the system kills for want of memory",
     "exit code 1, the signal and data.workers are named; all steps before it are saved",
@@ -174,7 +174,6 @@ def test_r23_a_killed_worker_costs_no_step(pictures, tmp_path):
     assert processes.losses(folder) == processes.losses(tmp_path / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.fault(
     "the same training with 0, 2 and 3 worker processes",
     "every batch is the same: losses and weights are equal to the last bit",

@@ -53,6 +53,7 @@ def trained(job):
     return jax.device_get(state), dict(zip(METRICS, np.transpose(rows), strict=True))
 
 
+@pytest.mark.slow
 def test_a_training_in_parts_is_the_training_with_the_large_batch(config, monkeypatch):
     whole, expected = trained(job_on(config, 1, "auto", 1, monkeypatch))
     assert expected["examples"].min() < 64, "a batch should be padded"
@@ -72,6 +73,7 @@ def test_a_training_in_parts_is_the_training_with_the_large_batch(config, monkey
             np.testing.assert_allclose(here, there, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_adamw_in_parts_has_the_losses_of_the_large_batch(plain_config, monkeypatch):
     _, expected = trained(job_on(plain_config, 1, "auto", 1, monkeypatch))
     _, found = trained(job_on(plain_config, 2, "auto", 4, monkeypatch))

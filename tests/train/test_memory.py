@@ -110,6 +110,7 @@ def test_the_shapes_of_a_plan_are_those_of_the_feed(plain_config, feed):
     job.train_feed.close()
 
 
+@pytest.mark.slow
 def test_the_need_is_what_the_compiled_programs_say(job):
     found = memory.measure(job)
     programs = {
@@ -131,6 +132,7 @@ def test_the_need_is_what_the_compiled_programs_say(job):
     assert found.at(128) == pytest.approx(total[128], rel=0.15)
 
 
+@pytest.mark.slow
 def test_accumulating_takes_less_memory(job):
     batch = 1024  # of which a part is still far larger than the weights
     whole, parts = (
