@@ -1,4 +1,5 @@
 import sys
+import types
 
 import pytest
 
@@ -8,19 +9,19 @@ from vit_jax.runs.quiet import pass_over_closed_loops
 @pytest.fixture
 def told(monkeypatch):
     seen = []
-    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: seen.append(error))
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(found.exc_value))
     pass_over_closed_loops()
     return seen
 
 
 def test_only_complaints_of_closed_loops_are_passed_over(told):
-    others = [RuntimeError("Event loop is open"), ValueError("Event loop is closed")]
+    others = [RuntimeError("Event loop is open"), ValueError("Event loop is closed"), None]
     for error in (RuntimeError("Event loop is closed"), *others):
-        sys.excepthook(type(error), error, None)
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert told == others
 
 
 def test_twice_is_once(told):
-    hook = sys.excepthook
+    hook = sys.unraisablehook
     pass_over_closed_loops()
-    assert sys.excepthook is hook
+    assert sys.unraisablehook is hook

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.commands.data import where
+from vit_jax.data.catalog import open_splits
 from vit_jax.data.order import Order
 from vit_jax.data.source import DataConfig, DataError
 from vit_jax.inference import evaluate as evaluation
@@ -111,7 +112,7 @@ def test_both_feeds_take_the_files_in_the_same_order(config, photographs, tmp_pa
         train(job, RunFolder(tmp_path / feed))
         assert job.data_facts["train"]["feed"] == feed
         files = sorted(path.name for path in (photographs / "train").rglob("*.png"))
-        source = setup.open_splits(job.config.data)["train"]
+        source = open_splits(job.config.data)["train"]
         assert len(plans) == STEPS
         names[feed] = [
             Path(source.name(int(index))).name if real else None
@@ -161,7 +162,7 @@ def test_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
 ):
     root = copied(photographs, tmp_path / "data")
     streaming = config(root, feed="streaming")
-    source = setup.open_splits(streaming.data)["train"]
+    source = open_splits(streaming.data)["train"]
     # A file that is not met in the first two steps.
     order = Order(34, 8, streaming.seed)
     met = {int(i) for step in (0, 1) for i in order.slots(step)["index"]}
@@ -249,7 +250,7 @@ def test_the_order_of_classes_is_kept_and_used(config, photographs, tmp_path, ca
     checkpoints.close()
     saved = dataclasses.replace(open_model(tmp_path / "run"), class_names=("dog", "cat"))
     data = saved.config.data
-    images = setup.open_splits(data)["eval"]
+    images = open_splits(data)["eval"]
     with pytest.raises(DataError, match=r"in another order, \('dog', 'cat'\) instead of"):
         evaluation._check_classes(saved, data, images)
 

@@ -1,7 +1,7 @@
 """What can be wrong with a checkpoint, and how the system below says so."""
 
 import errno
-import re
+import os
 
 
 class CheckpointError(RuntimeError):
@@ -15,15 +15,19 @@ class DamagedError(CheckpointError):
     """What a checkpoint holds is not what was saved."""
 
 
-def system_reason(error: Exception) -> str | None:
-    """What the operating system says, directly or through TensorStore; None: it is not that.
+SYSTEM = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO", "EROFS", "EACCES", "EPERM")
+    if hasattr(errno, name)
+)
+"""Refusals of the operating system that say nothing about what is in a file."""
 
-    A file that is not there is not the system's fault.
-    """
-    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError):
-        return error.strerror or str(error)
-    found = re.search(r": ([^:\[]+) \[os_error_code='(\d+)'", str(error))
-    return found[1] if found and int(found[2]) not in (errno.ENOENT, errno.ENOTDIR) else None
+
+def system_reason(error: Exception) -> str | None:
+    """What the operating system refuses, directly or through TensorStore; None: it is not that."""
+    if isinstance(error, OSError) and error.errno in SYSTEM:
+        return os.strerror(error.errno)
+    return next((os.strerror(code) for code in SYSTEM if os.strerror(code) in str(error)), None)
 
 
 def reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 
@@ -11,10 +10,10 @@ def pass_over_closed_loops() -> None:
     """Let the process pass over what TensorStore prints after a read or a write has failed.
 
     Orbax ends its event loop at the first array that fails, and every other one that is done later
-    complains of that, a traceback each. Changes `sys.excepthook`, so it is for commands alone.
+    complains of that, a traceback each. Changes `sys.unraisablehook`, so it is for commands alone.
     """
-    if not isinstance(sys.excepthook, _Hook):
-        sys.excepthook = _Hook(sys.excepthook)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
 
 
 def discard_output() -> None:
@@ -25,11 +24,10 @@ def discard_output() -> None:
 
 
 class _Hook:
-    def __init__(self, before: Callable[..., Any]):
+    def __init__(self, before: Callable[[Any], Any]):
         self.before = before
 
-    def __call__(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            self.before(kind, error, trace)
+    def __call__(self, unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self.before(unraisable)
