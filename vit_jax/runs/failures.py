@@ -25,9 +25,8 @@ SYSTEM = tuple(
 
 def system_reason(error: Exception) -> str | None:
     """What the operating system refuses, directly or through TensorStore; None: it is not that."""
-    if isinstance(error, OSError) and error.errno in SYSTEM:
-        return os.strerror(error.errno)
-    return next((os.strerror(code) for code in SYSTEM if os.strerror(code) in str(error)), None)
+    reasons = map(os.strerror, SYSTEM)
+    return next((reason for reason in reasons if reason in str(error)), None)
 
 
 def reason(error: Exception) -> str:
