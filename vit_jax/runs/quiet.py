@@ -1,5 +1,6 @@
 """Output that nobody reads, and complaints about a failure that is told already."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ def pass_over_closed_loops() -> None:
     """Let the process pass over what TensorStore prints after a read or a write has failed.
 
     Orbax ends its event loop at the first array that fails, and every other one that is done later
-    complains of that, a traceback each. Changes `sys.unraisablehook`, so it is for commands alone.
+    complains of that, a traceback each. Changes `sys.unraisablehook` and a logger, so it is for
+    commands alone.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not isinstance(sys.unraisablehook, _Hook):
         sys.unraisablehook = _Hook(sys.unraisablehook)
 
