@@ -4,11 +4,13 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from faults import processes
 
 from vit_jax.data.source import DataConfig
+from vit_jax.optim import OptimConfig
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.train import setup
@@ -138,3 +140,53 @@ def test_r22_rollback_goes_back_and_leaves_out_the_batch(config, tmp_path):
         (tmp_path / "run" / "checkpoints" / str(STEPS) / "proof" / "notes.json").read_text()
     )
     assert notes["notes"]["left_out"] == bad
+
+
+@pytest.fixture
+def overflowing(config, tmp_path):
+    """Loss and gradient stay finite, but decay takes the weights beyond what a float can hold."""
+    images = np.random.default_rng(0).standard_normal((32, 8, 8, 1)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(32) % 4)
+    optim = dataclasses.replace(
+        config.optim,
+        name="sgd",
+        learning_rate=100.0,
+        weight_decay=3e38,
+        clip_norm=None,
+        ema_decay=None,
+        warmup_epochs=0.0,
+        decay="all",
+    )
+    return dataclasses.replace(config, optim=optim, checkpoint_every_epochs=0.25)
+
+
+@pytest.mark.fault(
+    "an update takes weights beyond what a float holds, though loss and gradient were finite",
+    "the run ends by step and remedy, and that state is never saved, with or without evaluations",
+)
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_r22_weights_that_overflow_are_never_saved(overflowing, tmp_path, on_nan):
+    job = set_up(dataclasses.replace(overflowing, on_nan=on_nan))
+    with pytest.raises(NotFiniteError, match=r"not finite after step \d+, though its loss"):
+        train(job, RunFolder(tmp_path / "run"))
+    for step in steps_of(tmp_path / "run"):
+        weights = jax.tree.leaves(load_run(tmp_path / "run", step).params)
+        assert all(np.isfinite(np.asarray(leaf)).all() for leaf in weights), step
+
+
+@pytest.mark.fault(
+    "the gradient of a step is not finite, though its loss is",
+    "the same as for a loss that is not finite",
+)
+def test_r22_a_gradient_that_is_not_finite(overflowing, tmp_path, monkeypatch):
+    job = set_up(dataclasses.replace(overflowing, optim=OptimConfig(), on_nan="stop"))
+    compiled = job.train_step
+
+    def step(state, resident, plan):
+        done = int(state.step) + 1
+        state, metrics = compiled(state, resident, plan)
+        return state, metrics | ({"gradient_norm": jnp.inf} if done == 6 else {})
+
+    with pytest.raises(NotFiniteError, match=r"at step 6 .*gradient norm inf"):
+        train(dataclasses.replace(job, train_step=step), RunFolder(tmp_path / "run"))
+    assert max(steps_of(tmp_path / "run")) == 5

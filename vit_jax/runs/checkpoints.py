@@ -1,5 +1,6 @@
 """Checkpoints with proof: Orbax behind one class, and a checksum for every array."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -83,6 +84,24 @@ class Checkpoints:
             )
         except Exception as error:  # of many types, as in the background
             raise self._not_written(error) from error
+
+    def amend(self, step: int, changes: dict[str, Any], score: float) -> None:
+        """Give a committed step its score, and some of its notes other values.
+
+        Raises:
+          CheckpointError: no such step, or its notes are damaged.
+          OSError: they cannot be written; then they are as they were.
+        """
+        from vit_jax.runs.proof import FILE, to_text
+
+        self.wait()
+        proof = self._proof(step)
+        proof = dataclasses.replace(proof, notes=proof.notes | changes, score=score)
+        file = self.folder / str(step) / "proof" / FILE
+        temporary = file.with_name(f".{FILE}.tmp")
+        temporary.write_text(to_text(proof))
+        temporary.replace(file)
+        self._scores[step] = score
 
     def check(self) -> None:
         """Raise what went wrong in the background, without waiting for what still goes on.

@@ -9,6 +9,8 @@ import numpy as np
 
 from vit_jax.data.source import DataError
 from vit_jax.ops.metrics import Counts, add
+from vit_jax.train.setup import Job
+from vit_jax.train.state import Params, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +52,26 @@ class Evaluation:
 
 
 def evaluate(
-    step: Callable[[Any, Any, Any], Counts], params: Mapping[str, Any], feed: Any
+    step: Callable[[Any, Any, Any], Counts],
+    params: Mapping[str, Any],
+    feed: Any,
+    stops: Callable[[], bool] = lambda: False,
 ) -> dict[str, Evaluation]:
     """Evaluate several sets of weights, by name, in one pass over an epoch of the feed.
 
     Args:
       step: (one set of weights, feed.resident, plan) -> the counts of the batch.
       feed: has `steps_per_epoch`, `resident` and `plan(number)`, as `data.resident.ResidentFeed`.
+      stops: asked before each batch; once it says so, nothing more is computed.
+
+    Returns:
+      the results by name; empty where `stops` ended it.
     """
     plus = jax.jit(add)
     totals: dict[str, Counts] = {}
     for number in range(feed.steps_per_epoch):
+        if stops():
+            return {}
         plan = feed.plan(number)
         # The sums stay on the device. Waiting for those up to the batch before, once this one is on
         # its way, keeps the device busy and the batches that wait for it from becoming many.
@@ -70,6 +81,31 @@ def evaluate(
             totals[name] = plus(totals[name], counts) if number else counts
         jax.block_until_ready(before)
     return {name: _result(total) for name, total in jax.device_get(totals).items()}
+
+
+def evaluate_state(
+    job: Job, state: TrainState, feed: Any, stops: Callable[[], bool]
+) -> dict[str, Evaluation]:
+    """Results of the trained weights, under "", and of their moving average, under "_ema"."""
+    weights = {"": state.params} if state.ema is None else {"": state.params, "_ema": state.ema}
+    return evaluate(job.eval_step, weights, feed, stops)
+
+
+def evaluate_test(
+    job: Job, state: TrainState, feed: Any, stops: Callable[[], bool]
+) -> dict[str, Evaluation]:
+    """The same, and under the name of the test-time augmentation what it makes of them."""
+    results = evaluate_state(job, state, feed, stops)
+    if results and job.config.test_time != "none":
+        weights = {f"_{job.config.test_time}": usable_weights(state)}
+        views = evaluate(job.test_time_step, weights, feed, stops)
+        return results | views if views else {}
+    return results
+
+
+def usable_weights(state: TrainState) -> Params:
+    """The moving average of the weights where there is one, else the weights."""
+    return state.params if state.ema is None else state.ema
 
 
 def _result(total: Counts) -> Evaluation:

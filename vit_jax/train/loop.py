@@ -16,7 +16,7 @@ from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.lock import locked
 from vit_jax.runs.quiet import discard_output
-from vit_jax.train.evaluate import Evaluation, evaluate
+from vit_jax.train.evaluate import Evaluation, evaluate_state, evaluate_test, usable_weights
 from vit_jax.train.farewell import show_farewell
 from vit_jax.train.gallery import Gallery
 from vit_jax.train.memory import explain_out_of_memory
@@ -29,7 +29,7 @@ from vit_jax.train.resume import (
     restored_state,
 )
 from vit_jax.train.setup import Job
-from vit_jax.train.state import TrainState
+from vit_jax.train.state import TrainState, is_finite
 from vit_jax.train.stops import StopRequest
 from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise, versions
 
@@ -117,6 +117,10 @@ class _Run:
         self.start = int(state.step)
         self.left_out = left_out
         """Steps, counted from 1, whose batches the weights are not to see."""
+        self.evaluation_due = bool(notes.get("evaluation_due"))
+        """A signal has cut short the evaluation of the step that this goes on from."""
+        self.stopped_by: signal.Signals | None = None
+        """The signal that the run has heeded."""
         self.report = Report(job, folder, self.start, notes.get("sums"))
         self.gallery = Gallery(job, folder, self.report, self.start)
 
@@ -127,9 +131,9 @@ class _Run:
             stack.push(self.gallery.close)
             try:
                 introduce(self.job, self.folder, self.report, self.start)
-                stopped_by, held_out = self._steps()
+                held_out = self._steps()
                 self.checkpoints.wait()
-                return self._end(stopped_by, held_out)
+                return self._end(held_out)
             except jax.errors.JaxRuntimeError as error:
                 if explanation := explain_out_of_memory(error, self.job):
                     saved = self._what_is_saved(" and one of these")
@@ -142,10 +146,14 @@ class _Run:
             except OSError as error:
                 raise TrainingError(f"{error}. {self._what_is_saved()}") from error
 
-    def _steps(self) -> tuple[signal.Signals | None, dict[str, Evaluation]]:
-        """Train to the end or to a signal; returns the signal and the last step's evaluation."""
+    def _steps(self) -> dict[str, Evaluation]:
+        """Train to the end or to a signal; returns the last step's evaluation, if there was one."""
         job, report, held_out = self.job, self.report, {}
+        if self.evaluation_due:
+            held_out = self._make_up_for_evaluation()
         for step in range(self.start, job.total_steps):
+            if self.stopped_by:
+                break
             if step + 1 in self.left_out:
                 self.state = dataclasses.replace(self.state, step=self.state.step + 1)
                 report.left_out(step + 1)
@@ -157,48 +165,78 @@ class _Run:
                 report.step(step + 1, dispatched, metrics, plan)
                 if step == self.start:
                     self.gallery.first_batch(plan, step)
-            stopping = self.stop.signal  # read once: a signal may arrive at any moment
-            held_out = self._between_steps(step + 1, stopping)
-            if stopping:
-                return stopping, held_out
-        return None, held_out
+            held_out = self._between_steps(step + 1)
+        return held_out
 
-    def _between_steps(self, done: int, stopping: signal.Signals | None) -> dict[str, Evaluation]:
-        """Evaluate and save where it is due; a stopping run saves too.
+    def _between_steps(self, done: int) -> dict[str, Evaluation]:
+        """Evaluate and save where it is due; a stopping run saves at once.
 
         Returns:
-          what the evaluation gave, see `_evaluate`; empty where there was none.
+          what the evaluation gave, see `evaluate_state`; empty where there was none.
         """
         job = self.job
         self.checkpoints.check()
+        stopping = self.stop.signal  # read once: a signal may arrive at any moment
         due = job.is_due(done, job.config.checkpoint_every_epochs)
-        saves = stopping or due
         # Every regular checkpoint gets a score, or the best of them could not be told.
         evaluates = due or job.is_due(done, job.config.eval_every_epochs)
-        if not (saves or (evaluates and job.eval_feed)):
+        evaluates = evaluates and job.eval_feed is not None
+        if not (stopping or due or evaluates):
             return {}
         self.report.flush()
-        score, results = None, {}
-        if evaluates and job.eval_feed:
-            results = _evaluate(job, self.state, job.eval_feed)
-            self.report.evaluation("eval", done, results)
-            score = chosen(results).accuracy
-        if saves:
-            self.checkpoints.save(done, self.state, self._notes(), score)
+        results = self._evaluated(done) if evaluates and not stopping else {}
+        cut_short = evaluates and not results
+        self.stopped_by = self.stop.signal if stopping or cut_short else None
+        if due or self.stopped_by:
+            self._check_finite(done)
+            score = chosen(results).accuracy if results else None
+            notes = self._notes() | {"evaluation_due": cut_short}
+            self.checkpoints.save(done, self.state, notes, score)
+        return results
+
+    def _evaluated(self, done: int) -> dict[str, Evaluation]:
+        """Evaluate on the held-out split and tell; returns nothing where a signal cut it short."""
+        results = evaluate_state(self.job, self.state, self.job.eval_feed, self._is_asked_to_stop)
         if results:
+            self.report.evaluation("eval", done, results)
             accuracy = chosen(results).accuracy
             self.gallery.after_evaluation(usable_weights(self.state), done, accuracy)
         return results
 
-    def _end(self, stopped_by: signal.Signals | None, held_out: dict[str, Evaluation]) -> Outcome:
+    def _make_up_for_evaluation(self) -> dict[str, Evaluation]:
+        """The evaluation that the last run was stopped in; the checkpoint gets its score."""
+        results = self._evaluated(self.start)
+        if results:
+            score = chosen(results).accuracy
+            self.checkpoints.amend(self.start, {"evaluation_due": False}, score)
+        else:
+            self.stopped_by = self.stop.signal
+        return results
+
+    def _is_asked_to_stop(self) -> bool:
+        return self.stop.signal is not None
+
+    def _check_finite(self, done: int) -> None:
+        """Raise a NotFiniteError rather than save a state that nothing can go on from."""
+        if not bool(is_finite(self.state)):
+            raise NotFiniteError(
+                f"the weights or the optimiser's moments are not finite after step {done}, though "
+                "its loss and gradient were: the update itself is too large. They are not saved; "
+                "try a smaller learning rate or weight decay",
+                done,
+            )
+
+    def _end(self, held_out: dict[str, Evaluation]) -> Outcome:
         """Test, draw, and write what the folder says about the whole."""
         job, folder, report = self.job, self.folder, self.report
-        done = int(self.state.step)
-        complete = done == job.total_steps
-        results = {}
-        if complete and job.test_feed:
-            results = _test(job, self.state, job.test_feed)
-            report.evaluation("test", done, results)
+        done, results = int(self.state.step), {}
+        if not self.stopped_by and job.test_feed:
+            results = evaluate_test(job, self.state, job.test_feed, self._is_asked_to_stop)
+            if results:
+                report.evaluation("test", done, results)
+            else:
+                self.stopped_by = self.stop.signal
+        complete = not self.stopped_by
         bad_images = list_bad_images(job, folder, report)
         shown = results or held_out  # those of the last step, where every run evaluates
         self.gallery.finish(usable_weights(self.state), chosen(shown) if shown else None, complete)
@@ -213,15 +251,16 @@ class _Run:
             report.progress.close()
             say = folder.log if on_terminal else report.say
             show_farewell(folder.path, summary, self.checkpoints.best_step(), say, on_terminal)
-        return Outcome(summary, None if complete else stopped_by)
+        return Outcome(summary, self.stopped_by)
 
     def _unheard(self) -> Outcome:
         """Save, where nobody reads any more what is printed: `tee` may have got the same Ctrl-C."""
         discard_output()
         self._save_now()
-        if self.stop.signal is None:
+        self.stopped_by = self.stop.signal
+        if self.stopped_by is None:
             raise BrokenPipeError
-        return self._end(self.stop.signal, {})
+        return self._end({})
 
     def _saved_despite(self, error: Exception) -> TrainingError:
         """Save what was learnt before the data failed; returns its error with what to do."""
@@ -265,23 +304,3 @@ def _say_complete(folder: RunFolder, summary: dict[str, Any]) -> None:
     accuracy = summary[f"{name}_accuracy"]
     shown = "" if accuracy is None else f", {name} accuracy {accuracy:.2%}"
     print(f"{folder.path} is complete: {summary['steps']} steps{shown}")
-
-
-def usable_weights(state: TrainState) -> Any:
-    """The moving average of the weights where there is one, else the weights."""
-    return state.params if state.ema is None else state.ema
-
-
-def _evaluate(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
-    """Results of the trained weights, under "", and of their moving average, under "_ema"."""
-    weights = {"": state.params} if state.ema is None else {"": state.params, "_ema": state.ema}
-    return evaluate(job.eval_step, weights, feed)
-
-
-def _test(job: Job, state: TrainState, feed: Any) -> dict[str, Evaluation]:
-    """The same, and under the name of the test-time augmentation what it makes of them."""
-    results = _evaluate(job, state, feed)
-    if job.config.test_time != "none":
-        name = f"_{job.config.test_time}"
-        results |= evaluate(job.test_time_step, {name: usable_weights(state)}, feed)
-    return results

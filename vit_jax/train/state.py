@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 from vit_jax.models import ViT
 
@@ -47,3 +48,9 @@ def init_state(
         # A copy: the state's buffers are donated, and no buffer may be donated twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
     )
+
+
+@jax.jit
+def is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether weights, their average and the optimiser's moments hold neither NaN nor Inf."""
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
