@@ -12,6 +12,7 @@ from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.train import resume
 from vit_jax.train.loop import train
 from vit_jax.train.setup import set_up
+from vit_jax.weights.run_folder import load_run
 
 
 def steps_of(folder):
@@ -43,6 +44,8 @@ def test_r6_a_full_disk_costs_no_committed_step(wide, tmp_path):
     assert "(File too large); it takes up to" in output
     assert "Traceback" not in output
     assert steps_of(folder) == [4, 8]
+    for step in (4, 8):
+        load_run(folder, step)  # which compares every array with its checksum
     output = processes.finish(wide, folder)
     assert "Going on from the checkpoint at step 8" in output
 
