@@ -6,7 +6,8 @@ import tempfile
 # Before jax is imported: it reads these once.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the cache of the process above
     _cache = tempfile.TemporaryDirectory(prefix="vit_jax_tests_")
