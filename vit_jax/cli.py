@@ -118,6 +118,7 @@ def _without(argv: list[str], *flags: str) -> list[str]:
 
 def _exit_code(command: Callable[[], int], debug: bool) -> int:
     """Run a command; say what people can mend in one message, without a traceback."""
+    from vit_jax.compilation import keep_compiled
     from vit_jax.runs.checkpoints import CheckpointError
     from vit_jax.runs.folder import RunError
     from vit_jax.runs.quiet import pass_over_closed_loops
@@ -125,6 +126,7 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
     from vit_jax.train.report import TrainingError
 
     pass_over_closed_loops()
+    keep_compiled()
     try:
         return command()
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vit_jax.compilation import quickly
 from vit_jax.config import Config
 from vit_jax.data.check import check_data
 from vit_jax.data.check_report import log_lines
@@ -152,7 +153,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         changes=changes,
         state_shapes=shapes,
         recipe=recipe,
-        initial_state=lambda: jax.jit(initial_state, out_shardings=sharding)(key, params=params),
+        initial_state=lambda: jax.jit(
+            initial_state, out_shardings=sharding, compiler_options=quickly(devices[0])
+        )(key, params=params),
         train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"]),
         eval_step=compile_eval_step(recipe, mesh, config.parallel, feeds["train"]),
         test_time_step=compile_eval_step(
