@@ -1,0 +1,114 @@
+"""What a training step needs of memory: as reckoned before it runs, and as the process took it.
+
+python benchmarks/memory.py [--out FILE.json]
+
+For each training a process of its own reckons (`vit_jax.train.memory`: what `vit-jax doctor` says
+of it), runs a step, begins anew, runs three, and tells the most memory it had meanwhile, less
+what it had before: on a GPU by the device's own count, on a CPU by the operating system's.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import environment
+
+from vit_jax import vit
+from vit_jax.config import Config
+from vit_jax.data.source import DataConfig
+from vit_jax.optim import OptimConfig
+
+TRAININGS = {
+    "plain": {},
+    "twice the batch": {"batch_size": 64},
+    "accumulate_steps=4": {"accumulate_steps": 4},
+    "remat": {"remat": True},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for name, changes in TRAININGS.items():
+        with context.Pool(1) as pool:
+            rows.append({"training": name} | pool.apply(measure, (changes,)))
+    print("| ViT-Ti/4 on 64 px | reckoned, MB | taken, MB | ratio |\n| --- | ---: | ---: | ---: |")
+    for row in rows:
+        reckoned, taken = row["reckoned_bytes"], row["taken_bytes"]
+        print(
+            f"| {row['training']} | {reckoned / 1e6:,.0f} | {taken / 1e6:,.0f} | "
+            f"{taken / reckoned:.2f} |"
+        )
+    if arguments.out:
+        results = {"environment": environment(), "trainings": rows}
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measure(changes: dict[str, Any]) -> dict[str, float]:
+    """Bytes that one training step was reckoned to need, and that it took."""
+    import tempfile
+
+    import jax
+    import numpy as np
+
+    from vit_jax.train.memory import measure as reckon
+    from vit_jax.train.memory import resident_bytes
+    from vit_jax.train.setup import set_up
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 64, 64, 3), np.uint8)
+    changes = dict(changes)
+    model = vit("Ti/4", num_classes=None, remat=changes.pop("remat", False))
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
+        data = DataConfig(
+            name="arrays",
+            root=f"{folder}/data.npz",
+            train_split="train",
+            eval_split=None,
+            test_split=None,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+        )
+        config = Config(model=model, data=data, optim=OptimConfig(), batch_size=32, steps=3)
+        job = set_up(dataclasses.replace(config, **changes))
+    reckoned = reckon(job)
+    if reckoned is None:
+        raise SystemExit("this backend does not tell what its programs need")
+    feed = job.train_feed
+    # What follows finds the compiled step in the cache: compiling takes memory of its own.
+    jax.block_until_ready(job.train_step(job.initial_state(), feed.resident, feed.plan(0)))
+    before = bytes_in_use(most=False) - resident_bytes(job)
+    state = job.initial_state()
+    for step in range(3):
+        state, _ = job.train_step(state, feed.resident, feed.plan(step))
+    jax.block_until_ready(state)
+    return {"reckoned_bytes": reckoned.total, "taken_bytes": bytes_in_use(most=True) - before}
+
+
+def bytes_in_use(most: bool) -> int:
+    """Bytes on the first device, now or at most; of a CPU those of the process.
+
+    Asking for what is in use now begins the count of the most anew, on a CPU.
+    """
+    import jax
+
+    stats = jax.devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use" if most else "bytes_in_use"]
+    if not most:
+        Path("/proc/self/clear_refs").write_text("5")
+    name = "VmHWM" if most else "VmRSS"
+    status = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in status if line.startswith(f"{name}:")]
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    main()
