@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from train_step import MATMUL_FLOPS, Case, made_up
 
+from vit_jax.train.allocator import keep_freed_memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Side:

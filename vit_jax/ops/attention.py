@@ -4,6 +4,7 @@ Axes: g examples times heads, q queries, n keys, h channels of a head.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +74,8 @@ def _attend_jvp(scale, primals, tangents):
     return out, dout
 
 
-def cudnn_takes(query: Float[Array, "b n k h"]) -> bool:
-    """Whether cuDNN's attention is there for such queries, and likely to be faster.
+def cudnn_takes(query: Any) -> bool:
+    """Whether cuDNN's attention is there for queries [b, n, k, h], and likely to be faster.
 
     It asks for 16-bit numbers and heads of up to 128 channels, a multiple of 8. Whatever else jax
     checks for it, when a function is traced, counts as a no.
