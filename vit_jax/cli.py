@@ -73,6 +73,7 @@ def _train(argv: list[str]) -> int:
 
     from vit_jax.data.source import DataError
     from vit_jax.runs.folder import RunError, RunFolder
+    from vit_jax.train.allocator import keep_freed_memory
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
     from vit_jax.train.start import stored_config
@@ -83,6 +84,7 @@ def _train(argv: list[str]) -> int:
     if arguments.resume == "must" and not Path(arguments.workdir or "").expanduser().is_dir():
         raise RunError(f"--resume must: there is no folder {arguments.workdir}")
     stored = None if arguments.resume == "never" else stored_config(arguments.workdir)
+    keep_freed_memory(arguments.config.device)
     # Before the folder is made: a config that cannot work leaves none.
     job = set_up(arguments.config, overridden, stored)
     if arguments.workdir:

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from vit_jax import DropPath, LayerScale, Mlp
-from vit_jax.models.layers import Dense, activate, layer_norm
+from vit_jax.models.layers import Dense, Dropout, activate, layer_norm
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -159,3 +159,45 @@ def test_a_rate_of_one_drops_every_branch_and_its_gradient_is_zero():
     value, gradient = jax.value_and_grad(total)(jnp.ones((4, 2, 3)))
     assert float(value) == 0
     np.testing.assert_array_equal(gradient, np.zeros((4, 2, 3)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
+    x = jnp.ones((50, 40, 33))  # 33 is no multiple of the numbers in a word
+    out = Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    dropped = np.asarray(out == 0)
+    spread = np.sqrt(rate * (1 - rate) / out.size)
+    assert dropped.mean() == pytest.approx(rate, abs=4 * spread)
+    np.testing.assert_allclose(out[~dropped], 1 / (1 - rate), rtol=1e-6)
+    # Neighbours are drawn from one word and yet independent.
+    for axis in range(3):
+        both = dropped & np.roll(dropped, 1, axis=axis)
+        assert both.mean() == pytest.approx(rate**2, abs=6 * spread)
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x), x)
+
+
+def test_dropout_at_a_rate_of_one_leaves_nothing():
+    out = Dropout(1.0).apply({}, jnp.ones((2, 3)), train=True)
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_derivatives_of_gelu_and_layer_norm_equal_torch(torch, to_torch, normal):
+    x, g = normal((4, 5, 36)), normal((4, 5, 36), seed=2)
+    norm = layer_norm(1e-5, "float32", "norm")
+    params = {"params": {"scale": 1 + 0.3 * normal((36,), 3), "bias": normal((36,), 4)}}
+
+    def ours(params, x):
+        return activate(norm.apply(params, x), "gelu")
+
+    gradients = jax.vjp(ours, params, jnp.asarray(x))[1](jnp.asarray(g))
+    arrays = x, params["params"]["scale"], params["params"]["bias"]
+    tensor, scale, bias = (to_torch(array).requires_grad_() for array in arrays)
+    normed = torch.nn.functional.layer_norm(tensor, (36,), scale, bias, 1e-5)
+    torch.nn.functional.gelu(normed).backward(to_torch(g))
+    np.testing.assert_allclose(gradients[1], tensor.grad, atol=2e-6)
+    np.testing.assert_allclose(gradients[0]["params"]["scale"], scale.grad, atol=1e-5)
+    np.testing.assert_allclose(gradients[0]["params"]["bias"], bias.grad, atol=1e-5)
+    # Forwards it is the same derivative.
+    forwards = jax.jvp(lambda x: ours(params, x), (jnp.asarray(x),), (jnp.asarray(g),))[1]
+    along = float((forwards * g).sum())
+    assert along == pytest.approx(float((gradients[1] * g).sum()), rel=1e-4)

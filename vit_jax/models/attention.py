@@ -1,5 +1,6 @@
 """Multi-head self-attention."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -9,10 +10,11 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Dense, Dtype, layer_norm
+from vit_jax.models.layers import Dense, Dropout, Dtype, keep_mask, layer_norm
 from vit_jax.models.patches import divisors
+from vit_jax.ops.attention import attend, cudnn, cudnn_takes
 
-AttentionMethod = Literal["einsum", "fused"]
+AttentionMethod = Literal["auto", "einsum", "fused"]
 
 
 def attention_weights(
@@ -21,6 +23,18 @@ def attention_weights(
     """softmax(query key^T * scale) per head, computed in float32 (arXiv 1706.03762, equation 1)."""
     logits = jnp.einsum("bqkh,bnkh->bkqn", query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits * scale, axis=-1)
+
+
+def weighted_sum(
+    weights: Float[Array, "b k q n"], value: Float[Array, "b n k h"]
+) -> Float[Array, "b q k h"]:
+    """weights value per head, in the type of the values."""
+    return jnp.einsum("bkqn,bnkh->bqkh", weights.astype(value.dtype), value)
+
+
+def by_two_products(query, key, value, scale):
+    """Attention without dropout, in the plain form: [b, n, k, h] three times -> [b, n, k, h]."""
+    return weighted_sum(attention_weights(query, key, scale), value)
 
 
 def width_per_head(width: int, num_heads: int, head_dim: int | None) -> int:
@@ -58,9 +72,10 @@ class SelfAttention(nn.Module):
     """Dropout on the attention weights."""
     dropout: float = 0.0
     """Dropout after the output projection."""
-    attention_method: AttentionMethod = "einsum"
+    attention_method: AttentionMethod = "auto"
     """einsum: by two products; fused: by `jax.nn.dot_product_attention`, except where the weights
-    themselves are asked for or dropped out. Same numbers but for rounding."""
+    are dropped out; auto: as is fastest on the device. Where the weights are asked for, by two
+    products. Same numbers but for rounding."""
     init_scheme: Init = "paper"
     dtype: Dtype = "float32"
 
@@ -86,14 +101,7 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = layer_norm(self.norm_eps, self.dtype, "q_norm")(q)
             k = layer_norm(self.norm_eps, self.dtype, "k_norm")(k)
-        drops = train and self.attention_dropout > 0
-        if self.attention_method == "fused" and not (drops or self._weights_are_asked_for()):
-            out = jax.nn.dot_product_attention(q, k, v, scale=scale)
-        else:
-            weights = attention_weights(q, k, scale)
-            self.sow("intermediates", "attention", weights)
-            weights = nn.Dropout(self.attention_dropout)(weights, deterministic=not train)
-            out = jnp.einsum("bkqn,bnkh->bqkh", weights.astype(v.dtype), v)
+        out = self._attend(q, k, v, scale, train)
         out = Dense(
             width,
             kernel_init=initializers.dense_kernel(self.init_scheme),
@@ -101,7 +109,36 @@ class SelfAttention(nn.Module):
             dtype=self.dtype,
             name="proj",
         )(out.reshape(batch, num_tokens, inner))
-        return nn.Dropout(self.dropout)(out, deterministic=not train)
+        return Dropout(self.dropout)(out, train=train)
+
+    def _attend(self, q, k, v, scale, train):
+        """[b, n, k, h] three times -> [b, n, k, h], by `attention_method`."""
+        rate = self.attention_dropout if train else 0.0
+        if self._weights_are_asked_for() or self.attention_method == "einsum" or rate >= 1:
+            return self._by_two_products(q, k, v, scale, train)
+        if self.attention_method == "fused":
+            if rate:
+                return self._by_two_products(q, k, v, scale, train)
+            return jax.nn.dot_product_attention(q, k, v, scale=scale)
+        if rate:
+            batch, num_tokens, heads, _ = q.shape
+            shape = batch, heads, num_tokens, num_tokens
+            mask = keep_mask(self.make_rng("dropout"), rate, shape)
+            return attend(q, k, v, scale, mask / (1 - rate))
+        if jax.default_backend() == "cpu":
+            return attend(q, k, v, scale)
+        on_gpu = functools.partial(cudnn if cudnn_takes(q) else by_two_products, scale=scale)
+        others = functools.partial(by_two_products, scale=scale)
+        # By the platform that is compiled for: on a machine with a GPU that can be the CPU.
+        return jax.lax.platform_dependent(
+            q, k, v, cpu=functools.partial(attend, scale=scale), cuda=on_gpu, default=others
+        )
+
+    def _by_two_products(self, q, k, v, scale, train):
+        weights = attention_weights(q, k, scale)
+        self.sow("intermediates", "attention", weights)
+        weights = Dropout(self.attention_dropout)(weights, train=train)
+        return weighted_sum(weights, v)
 
     def _weights_are_asked_for(self) -> bool:
         return self.is_mutable_collection("intermediates") and not self.is_initializing()

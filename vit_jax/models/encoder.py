@@ -33,7 +33,7 @@ class Block(nn.Module):
     """A LayerNorm on the block's output."""
     mlp_output_activation: bool = False
     """A second activation after the MLP's second Dense."""
-    attention_method: AttentionMethod = "einsum"
+    attention_method: AttentionMethod = "auto"
     activation: Activation = "gelu"
     norm_eps: float = 1e-6
     init_scheme: Init = "paper"

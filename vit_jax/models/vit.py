@@ -15,7 +15,7 @@ from vit_jax.models import initializers
 from vit_jax.models.attention import AttentionMethod
 from vit_jax.models.encoder import Block, Encoder
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Activation, Dense, Dtype, layer_norm
+from vit_jax.models.layers import Activation, Dense, Dropout, Dtype, layer_norm
 from vit_jax.models.patches import PatchEmbed, grid_size, pair
 from vit_jax.models.pooling import MapPool
 from vit_jax.ops.positions import sincos2d
@@ -102,9 +102,9 @@ class ViT(nn.Module):
     """Epsilon of every LayerNorm."""
     patch_method: PatchMethod = "conv"
     """How patches are projected: strided convolution, or reshape and product. Same numbers."""
-    attention_method: AttentionMethod = "einsum"
-    """How attention is computed: by two products, or by JAX's fused function. Same numbers but for
-    rounding."""
+    attention_method: AttentionMethod = "auto"
+    """How attention is computed: by two products, by JAX's fused function, or as is fastest on the
+    device (auto). Same numbers but for rounding."""
     init_scheme: Init = "paper"
     """Initial values: those of the paper's code, or PyTorch's defaults."""
     head_zero_init: bool = True
@@ -151,7 +151,7 @@ class ViT(nn.Module):
             name="patch_embed",
         )(jnp.asarray(images, dtype))
         tokens = self._add_class_and_positions(tokens, rows, columns)
-        tokens = nn.Dropout(self.embed_dropout)(tokens, deterministic=not train)
+        tokens = Dropout(self.embed_dropout)(tokens, train=train)
 
         block = functools.partial(
             Block,
