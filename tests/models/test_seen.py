@@ -9,6 +9,7 @@ from vit_jax.models import look_inside, patch_maps
 from vit_jax.ops.attention_maps import rollout
 
 TINY = {"patch_size": 4, "width": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
+TINY |= {"attention_method": "einsum"}  # the form in which the weights can be looked at
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 16, 3)).astype(np.float32)
 
 
@@ -31,7 +32,7 @@ def made(**fields):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("method", ["einsum", "fused"])
+@pytest.mark.parametrize("method", ["auto", "einsum", "fused"])
 def test_the_logits_are_the_same_with_and_without_a_look(fields, method):
     model, variables = made(**fields)
     out = model.apply(variables, IMAGES, method="features")
@@ -54,10 +55,11 @@ def test_the_logits_are_the_same_with_and_without_a_look(fields, method):
 
 
 @pytest.mark.parametrize("fields", [{}, {"qk_norm": True, "head_dim": 5, "qk_scale": 0.3}], ids=str)
-def test_fused_attention_gives_the_same_numbers(fields):
-    """Forward and gradients; XLA's own order of sums is all that differs."""
+@pytest.mark.parametrize("method", ["auto", "fused"])
+def test_other_methods_give_the_same_numbers(fields, method):
+    """Forward and gradients; the order of sums is all that differs."""
     model, variables = made(**fields)
-    fused = model.clone(attention_method="fused")
+    fused = model.clone(attention_method=method)
     np.testing.assert_allclose(
         fused.apply(variables, IMAGES), model.apply(variables, IMAGES), atol=1e-5
     )
