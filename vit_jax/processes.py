@@ -7,6 +7,7 @@ in a collective that never returns, so each of them looks for the others' signs 
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import sys
 import threading
@@ -130,6 +131,27 @@ def leads() -> bool:
     return share()[0] == 0
 
 
+def meet() -> None:
+    """Wait until all processes are here, all of which have to call this as often.
+
+    No device has a part in it: a collective would give up after seconds. Who waits for a process
+    that is dead ends by the signs of life, see `joined`.
+    """
+    import jax
+
+    if jax.process_count() > 1:
+        _store().wait_at_barrier(f"meeting {next(_meetings)}", 24 * 3600 * 1000)
+
+
+_meetings = itertools.count()
+
+
+def _store() -> Any:
+    from jax._src.distributed import global_state  # it has no public name
+
+    return global_state.client
+
+
 @contextlib.contextmanager
 def joined(
     place: Place | None, peer_seconds: float = PEER_SECONDS, join_seconds: float = JOIN_SECONDS
@@ -234,9 +256,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, place: Place, seconds: float):
         super().__init__(name="peers", daemon=True)
-        from jax._src.distributed import global_state  # the store has no public name
-
-        self.store: Any = global_state.client
+        self.store = _store()
         self.place = place
         self.seconds = seconds
         self._over = threading.Event()

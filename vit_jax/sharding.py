@@ -184,9 +184,20 @@ class Parallelised:
     """The batch of the host as the program takes it."""
     shape: Callable[[jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]
     """The same for shapes."""
+    meet: Callable[[], None] | None = None
+    """Of several processes: waits until all are here."""
+    _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, state: Any, resident: Any, batch: Any) -> Any:
-        return self.program(state, resident, self.place(batch))
+        batch = self.place(batch)
+        if self.meet is None:
+            return self.program(state, resident, batch)
+        shapes = tuple(array.shape for array in jax.tree.leaves((resident, batch)))
+        if shapes not in self._compiled:
+            # Some compile for longer than others, and those that run give up after 30 s (Gloo).
+            self._compiled[shapes] = self.program.lower(state, resident, batch).compile()
+            self.meet()
+        return self._compiled[shapes](state, resident, batch)
 
     def lower(self, state: Any, resident: Any, batch: Any) -> jax.stages.Lowered:
         """The program for arguments of these shapes; nothing runs and nothing is allocated."""
@@ -202,6 +213,7 @@ def data_parallel(
     resident: NamedSharding | None = None,
     state: Any = None,
     results: Any = None,
+    meet: Callable[[], None] | None = None,
 ) -> Parallelised:
     """Compile `function(state, resident, batch, axis_name=None) -> results`.
 
@@ -249,7 +261,8 @@ def data_parallel(
         out_shardings=results or whole,
         donate_argnums=donated,
     )
-    return Parallelised(compiled, lambda batch: place_rows(batch, split), lambda x: x)
+    meet = meet if jax.process_count() > 1 else None
+    return Parallelised(compiled, lambda batch: place_rows(batch, split), lambda x: x, meet)
 
 
 def _check_pmap(mesh: Mesh) -> None:

@@ -64,8 +64,10 @@ def test_a_step_needs_less_memory(shared_config, monkeypatch):
         job = prepare(config, 8, fsdp, monkeypatch)
         lowered = memory.lower_train_step(job, memory.setting_of(job))
         arguments.append(lowered.compile().memory_analysis().argument_size_in_bytes)
-        arguments[-1] -= memory.resident_bytes(job)
+        arguments[-1] -= sum(array.nbytes for array in job.train_feed.resident)
     assert arguments[1] < arguments[0] / 4
+    assert sum(memory.state_bytes(job).values()) < arguments[1], "and keys, plan and counters"
+    assert memory.describe_held(job).startswith("Each device holds ")
 
 
 @pytest.mark.parametrize(("written", "read"), [((8, 4), (1, 1)), ((1, 1), (8, 8))])

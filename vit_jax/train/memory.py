@@ -148,13 +148,23 @@ def plan_shapes(job: Job, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def state_bytes(job: Job) -> dict[str, int]:
-    """Bytes of the parts of the state, which every device holds whole."""
-    state = job.state_shapes
-    parts = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
-    return {
-        name: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(part))
-        for name, part in parts.items()
-    }
+    """Bytes that each device holds of the parts of the state: all, or its shares."""
+    held = jax.tree.map(
+        lambda leaf, where: math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        job.state_shapes,
+        job.sharding,
+    )
+    parts = {"parameters": held.params, "optimiser": held.opt_state, "moving average": held.ema}
+    return {name: sum(jax.tree.leaves(part)) for name, part in parts.items()}
+
+
+def describe_held(job: Job) -> str:
+    """A line on what each device holds all the time, without compiling anything."""
+    state, images = sum(state_bytes(job).values()), resident_bytes(job)
+    line = f"Each device holds {in_words(state)} of state and {in_words(images)} of images"
+    if job.devices[0].platform == "cpu":
+        return line
+    return f"{line}, of {in_words(device_limit(job.devices))}; activations come on top"
 
 
 def resident_bytes(job: Job) -> int:

@@ -20,7 +20,7 @@ from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
 from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
-from vit_jax.processes import share
+from vit_jax.processes import meet, share
 from vit_jax.sharding import (
     Parallel,
     Parallelised,
@@ -122,6 +122,7 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     inputs = open_inputs(config, overridden, stored, select_devices)
     devices, start, data = inputs.devices, inputs.start, inputs.config.data
     mesh = make_mesh(devices, config.fsdp)
+    meet()  # one of them may have opened its data much later
     splits, resident = settle(data, inputs.splits, replicated(mesh), batch_sharded(mesh))
     train = splits["train"]
     config = fill_in(inputs.config, train, devices, start.pixels if start else None)
@@ -205,6 +206,7 @@ def compile_train_step(
         resident=feed.sharding,
         state=sharding,
         results=None if sharding is None else (sharding, replicated(mesh)),
+        meet=meet,
     )
 
 
@@ -230,7 +232,7 @@ def compile_eval_step(
     def step(params, resident, plan, axis_name=None):
         return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
 
-    return data_parallel(step, mesh, parallel, resident=feed.sharding, state=sharding)
+    return data_parallel(step, mesh, parallel, resident=feed.sharding, state=sharding, meet=meet)
 
 
 def _feed(

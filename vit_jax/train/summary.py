@@ -11,6 +11,7 @@ from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.fill_in import input_shape
+from vit_jax.train.memory import describe_held
 from vit_jax.train.report import Report
 from vit_jax.train.setup import Job
 
@@ -29,6 +30,7 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
         f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
         f"{job.epochs:.3g} epochs"
     )
+    report.say(describe_held(job))
     for note in job.data_notes:
         report.say(note)
     if config.pretrained and not start:
