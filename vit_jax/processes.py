@@ -84,12 +84,7 @@ def _from_environment(environment: Mapping[str, str]) -> Place | None:
     ours = number("JAX_NUM_PROCESSES"), number("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX")
     slurm = number("SLURM_STEP_NUM_TASKS"), number("SLURM_PROCID")
     mpi = number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK")
-    scheduled: tuple[tuple[tuple[int | None, int | None], str | None], ...] = (
-        (ours, None),
-        (slurm, "slurm"),
-        (mpi, "ompi"),
-    )
-    for (processes, index), scheduler in scheduled:
+    for (processes, index), scheduler in ((ours, None), (slurm, "slurm"), (mpi, "ompi")):
         if processes is None or processes < 2:
             continue
         known = scheduler == "slurm" or "OMPI_MCA_orte_hnp_uri" in environment
@@ -128,7 +123,7 @@ def share() -> tuple[int, int]:
 
 def leads() -> bool:
     """Whether this process prints and writes for all of them."""
-    return share()[0] == 0
+    return not share()[0]
 
 
 def meet() -> None:
@@ -221,7 +216,7 @@ def _join(place: Place, join_seconds: float, peer_seconds: float) -> None:
     timer = threading.Timer(join_seconds, too_late)
     timer.daemon = True
     timer.start()
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"cluster_detection_method": place.scheduler}
     if place.coordinator:
         given = {
             "coordinator_address": place.coordinator,
@@ -232,8 +227,6 @@ def _join(place: Place, join_seconds: float, peer_seconds: float) -> None:
         # To all addresses by default; on one machine nobody else has to come in.
         if place.coordinator.startswith(("127.0.0.1:", "localhost:")):
             given["coordinator_bind_address"] = place.coordinator
-    else:
-        given = {"cluster_detection_method": place.scheduler}
     try:
         # JAX aborts the process at a time-out of its own, with pages of text: ours come first.
         jax.distributed.initialize(

@@ -11,7 +11,7 @@ from vit_jax.config import ConfigError
 from vit_jax.runs import proof
 from vit_jax.runs.checkpoints import Checkpoints, DamagedError
 from vit_jax.sharding import make_mesh, state_sharding
-from vit_jax.train import memory, setup
+from vit_jax.train import memory, setup, summary
 
 STEPS = 10
 
@@ -67,7 +67,7 @@ def test_a_step_needs_less_memory(shared_config, monkeypatch):
         arguments[-1] -= sum(array.nbytes for array in job.train_feed.resident)
     assert arguments[1] < arguments[0] / 4
     assert sum(memory.state_bytes(job).values()) < arguments[1], "and keys, plan and counters"
-    assert memory.describe_held(job).startswith("Each device holds ")
+    assert summary.describe_held(job).startswith("Each device holds ")
 
 
 @pytest.mark.parametrize(("written", "read"), [((8, 4), (1, 1)), ((1, 1), (8, 8))])

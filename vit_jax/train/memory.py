@@ -158,15 +158,6 @@ def state_bytes(job: Job) -> dict[str, int]:
     return {name: sum(jax.tree.leaves(part)) for name, part in parts.items()}
 
 
-def describe_held(job: Job) -> str:
-    """A line on what each device holds all the time, without compiling anything."""
-    state, images = sum(state_bytes(job).values()), resident_bytes(job)
-    line = f"Each device holds {in_words(state)} of state and {in_words(images)} of images"
-    if job.devices[0].platform == "cpu":
-        return line
-    return f"{line}, of {in_words(device_limit(job.devices))}; activations come on top"
-
-
 def resident_bytes(job: Job) -> int:
     """Bytes of the images and labels that each device holds all the time."""
     return sum(_on_device(feed.resident) for feed in job.feeds)
