@@ -57,15 +57,15 @@ def test_losses_do_not_depend_on_how_the_state_lies(shared_config, devices, fsdp
 
 
 def test_a_step_needs_less_memory(shared_config, monkeypatch):
-    model = shared_config.model.clone(width=64, mlp_dim=256)
+    model = shared_config.model.clone(width=64, mlp_dim=256, depth=1)
     config = dataclasses.replace(shared_config, model=model, batch_size=8)
     arguments = []
-    for fsdp in (1, 8):
-        job = prepare(config, 8, fsdp, monkeypatch)
+    for fsdp in (1, 2):
+        job = prepare(config, 2, fsdp, monkeypatch)
         lowered = memory.lower_train_step(job, memory.setting_of(job))
         arguments.append(lowered.compile().memory_analysis().argument_size_in_bytes)
         arguments[-1] -= sum(array.nbytes for array in job.train_feed.resident)
-    assert arguments[1] < arguments[0] / 4
+    assert arguments[1] < 0.6 * arguments[0]
     assert sum(memory.state_bytes(job).values()) < arguments[1], "and keys, plan and counters"
     assert summary.describe_held(job).startswith("Each device holds ")
 
