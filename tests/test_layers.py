@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"ops"},
-    {"models", "data", "runs", "optim", "sharding", "compilation", "fields"},
+    {"models", "data", "runs", "optim", "sharding", "processes", "compilation", "fields"},
     {"config", "pictures"},
     {"weights", "config_checks"},
     {"train", "__init__"},

@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from vit_jax.commands import data
-from vit_jax.commands.arguments import read_arguments
+from vit_jax.commands.arguments import TrainArguments, read_arguments
 from vit_jax.commands.attention import attention
 from vit_jax.commands.convert import convert
 from vit_jax.commands.doctor import doctor, examine
@@ -25,12 +25,16 @@ from vit_jax.commands.predict import predict
 from vit_jax.commands.probe import probe
 from vit_jax.commands.summary import summary
 from vit_jax.config import ConfigError
+from vit_jax.processes import ProcessError, end_at_once, find_place, joined, leads
 
 
 def train_command(argv: Sequence[str] | None = None) -> int:
     """`python train.py …`: parse, train, and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    return _exit_code(lambda: _train(argv), debug="--debug" in argv)
+    code = _exit_code(lambda: _train(argv), debug="--debug" in argv)
+    # One of several processes that has met an error waits for nobody.
+    end_at_once(code)
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +73,26 @@ def _examine(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    path, rest, arguments, overridden = read_arguments(argv)
-
-    from vit_jax.data.source import DataError
-    from vit_jax.runs.folder import RunError, RunFolder
     from vit_jax.train.allocator import keep_freed_memory
+
+    path, rest, arguments, overridden = read_arguments(argv)
+    place = find_place(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if place and not arguments.workdir:
+        raise ValueError(
+            f"{place.number} processes train as one: name a folder that all of them see, as "
+            "--workdir=FOLDER"
+        )
+    keep_freed_memory(arguments.config.device)
+    with joined(place, arguments.peer_timeout):
+        return _train_here(path, rest, arguments, overridden)
+
+
+def _train_here(
+    path: str, rest: list[str], arguments: TrainArguments, overridden: list[str]
+) -> int:
+    """Train in this process, whether it is the only one or not."""
+    from vit_jax.data.source import DataError
+    from vit_jax.runs.folder import RunError, RunFolder, SilentFolder
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
     from vit_jax.train.start import stored_config
@@ -84,11 +103,10 @@ def _train(argv: list[str]) -> int:
     if arguments.resume == "must" and not Path(arguments.workdir or "").expanduser().is_dir():
         raise RunError(f"--resume must: there is no folder {arguments.workdir}")
     stored = None if arguments.resume == "never" else stored_config(arguments.workdir)
-    keep_freed_memory(arguments.config.device)
     # Before the folder is made: a config that cannot work leaves none.
     job = set_up(arguments.config, overridden, stored)
     if arguments.workdir:
-        folder = RunFolder(arguments.workdir)
+        folder = (RunFolder if leads() else SilentFolder)(arguments.workdir)
     else:
         folder = RunFolder.numbered("runs", Path(path).stem)
     try:
@@ -138,7 +156,7 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
         # Whoever read, such as `head`, has enough; what Python still holds back has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (TrainingError, CheckpointError, OSError) as error:
+    except (TrainingError, CheckpointError, ProcessError, OSError) as error:
         return _fail(error, 1, debug)
     except (ValueError, DeviceError, RunError) as error:
         return _fail(error, 2, debug)

@@ -89,6 +89,9 @@ class Config:
     """Kind of devices to train on, all of them; auto: the best that jax sees."""
     parallel: Parallel = "auto"
     """How a step runs on many devices: auto is jax.jit over a mesh, pmap is jax.pmap."""
+    fsdp: int = 1
+    """Devices that share one state: parameters, optimiser and average lie in so many parts. At 1
+    every device holds all of it. For models that are too large for that; parallel=auto only."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -162,7 +165,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "should be at least 1",
         lambda x: x >= 1,
-        "batch_size accumulate_steps keep_checkpoints log_every_steps data.max_pixels "
+        "batch_size accumulate_steps fsdp keep_checkpoints log_every_steps data.max_pixels "
         "data.image_size model.patch_size model.width model.depth model.num_heads model.head_dim "
         "model.mlp_dim model.image_size model.channels model.representation",
     ),
@@ -263,6 +266,7 @@ RESUMABLE = (
     "pictures",
     "device",
     "parallel",
+    "fsdp",
 )
 
 

@@ -35,6 +35,11 @@ def problems(
     ranges = check_ranges(config)
     found = [*ranges, *_length_problems(config, overridden, steps_per_epoch)]
     found += _batch_problems(config, devices)
+    if config.parallel == "pmap" and config.fsdp > 1:
+        found.append(
+            f"parallel='pmap' and fsdp={config.fsdp}: under pmap every device holds the whole "
+            "state; choose parallel=auto, or fsdp=1"
+        )
     model = config.model
     if model.pool == "none":
         found.append("model.pool='none' gives a row per token: choose cls, gap or map to train")

@@ -1,5 +1,7 @@
 """Which examples make up a batch: a function of seed and step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,13 @@ def test_an_epoch_cannot_be_changed_by_who_asks_for_it(make_order):
     again = make_order().slots(2)
     assert again["mask"].all()
     assert (again["index"] == first["index"] - 1).all()
+
+
+def test_shares_put_together_are_the_whole_batch():
+    whole = Order(num_examples=10, batch_size=8, seed=3, repeats=2)
+    shares = [dataclasses.replace(whole, share=(which, 4)) for which in range(4)]
+    assert shares[0].steps_per_epoch == whole.steps_per_epoch
+    for step in range(4):
+        parts = [order.slots(step) for order in shares]
+        for name, expected in whole.slots(step).items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), expected)

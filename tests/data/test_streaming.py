@@ -77,6 +77,24 @@ def test_any_step_can_be_the_first(root, expected, workers, steps):
     assert_equal(found, [expected[step] for step in steps])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_process_reads_its_share_of_a_batch_alone(root, threads):
+    source, steps = opened(root), range(5)
+    expected = batches(source, steps, crop=CROP)
+    shares = []
+    for which in range(2):
+        order = Order(len(source), 6, 0, share=(which, 2))
+        feed = StreamingFeed(source, order, threads=threads, crop=CROP)
+        shares.append([feed.plan(step) for step in steps])
+        feed.close()
+    assert len(shares[0][0]["image"]) == 3, "and no more than these were decoded"
+    together = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_equal(together, expected)
+
+
 def test_a_batch_holds_what_the_source_gives(root):
     source = opened(root)
     seen = []

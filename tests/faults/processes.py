@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -89,10 +90,52 @@ def start(config_path, workdir, *arguments, devices=1, largest_file=None, **opti
     )
 
 
+def free_port():
+    """A port of this machine that nobody has."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def start_several(config_path, workdir, *arguments, number=2, devices=2, **options):
+    """As many processes of `python train.py` that train as one, each with so many devices."""
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    return [
+        start(
+            *(config_path, workdir, *arguments, address, f"--num-processes={number}"),
+            *(f"--process-id={index}", "--peer-timeout=10"),
+            devices=devices,
+            **options,
+        )
+        for index in range(number)
+    ]
+
+
+def finish_several(config_path, workdir, *arguments, **options):
+    """Start them and wait for a good end of all; returns their outputs."""
+    ends = [end(process) for process in start_several(config_path, workdir, *arguments, **options)]
+    assert [code for code, _ in ends] == [0] * len(ends), ends
+    return [output for _, output in ends]
+
+
 def end(process):
     """Wait for the end of a process; returns its exit code and its output."""
     output, _ = process.communicate(timeout=DEADLINE)
     return process.returncode, output
+
+
+def run_python(code):
+    """Run some lines of Python in a process of their own; returns exit code and output."""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def run(config_path, workdir, *arguments, **options):

@@ -12,9 +12,15 @@ import tyro
 from vit_jax.config import Config, ConfigError, field_names, load_config, resolve_length
 from vit_jax.config_checks import problems
 from vit_jax.fields import expected, near_name
+from vit_jax.processes import PEER_SECONDS
 from vit_jax.train.resume import Resume
 
 DEFAULT_CONFIG = "configs/digits.py"
+PROCESSES = tuple(
+    f"--{sign.join(words)}"
+    for words in (["coordinator"], ["num", "processes"], ["process", "id"], ["peer", "timeout"])
+    for sign in ("-", "_")
+)
 FLAGS = ("--debug", "--no-debug", "--no_debug", "--help", "-h")
 
 
@@ -28,6 +34,14 @@ class TrainArguments:
     """Folder of the run. Default: a fresh numbered folder under runs/."""
     resume: Resume = "auto"
     """auto: go on if the folder holds checkpoints; must: fail unless it does; never: fail if so."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes train as one; SLURM and Open MPI tell it."""
+    num_processes: int | None = None
+    """The number of those processes."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    peer_timeout: int = PEER_SECONDS
+    """Seconds without a sign of life after which a process is taken for dead, and the job ends."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -84,7 +98,7 @@ def take_config_path(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
 def _unreadable(default: TrainArguments, argv: list[str]) -> list[str]:
     """A line on every argument that cannot be read, and on what the others make of the config."""
     names = [f"--config.{name}" for name in field_names(default.config)]
-    known = [*names, "--workdir", "--resume", *FLAGS]
+    known = [*names, "--workdir", "--resume", *PROCESSES, *FLAGS]
     wrong, doubtful, readable = [], [], []
     for group in _groups(argv):
         option = _option(group[0])
@@ -130,7 +144,7 @@ def _unknown(group: list[str], names: list[str]) -> str:
     inside = [name for name in names if name.startswith(f"{option}.")]
     if inside:
         return f"{written}: name a field of it, such as {inside[0]}"
-    near = near_name(option, [*names, "--workdir", "--resume", "--config", *FLAGS])
+    near = near_name(option, [*names, "--workdir", "--resume", "--config", *PROCESSES, *FLAGS])
     hint = f"perhaps {near}" if near else "--help lists them all"
     return f"{written}: there is no such field; {hint}"
 

@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from vit_jax.data.cache import cached_on_disk
@@ -21,8 +23,10 @@ AnySource = ArraySource | FileSource
 class Feed(Protocol):
     """Batches as a function of the step number alone."""
 
+    order: Order
     num_examples: int
     batch_size: int
+    """Of all processes together."""
     steps_per_epoch: int
     bad_images: dict[str, str]
     """Files that held no picture, by name, and why; as far as they have been met."""
@@ -40,7 +44,7 @@ class Feed(Protocol):
         ...
 
     def plan(self, step: int) -> dict[str, np.ndarray]:
-        """What the host sends for a step, counted from 0 over all epochs."""
+        """What this process sends for a step, counted from 0 over all epochs."""
         ...
 
     def gather(self, resident: Any, plan: Any) -> Any:
@@ -120,8 +124,9 @@ def _sharding(
 ) -> NamedSharding | None:
     """How resident images lie on the devices; None: they stream."""
     needed = sum(len(source) * _image_bytes(source) for source in sources.values())
+    devices = list(replicated.mesh.local_devices)
+    room = _smallest(config.resident_share * _memory(devices[0].memory_stats(), len(devices)))
     devices = list(replicated.mesh.devices.flat)
-    room = config.resident_share * _memory(devices[0].memory_stats(), len(devices))
     if config.feed == "streaming":
         return None
     if needed <= room:
@@ -135,6 +140,14 @@ def _sharding(
         f"data.resident_share={config.resident_share} of the memory of {len(devices)} devices, "
         f"{room * len(devices) / 1e9:.1f} GB: raise the share, or choose data.feed='streaming'"
     )
+
+
+def _smallest(room: float) -> float:
+    """That of the process with the least: all have to choose the same feed."""
+    if jax.process_count() == 1:
+        return room
+    # float32 is what JAX sends.
+    return float(multihost_utils.process_allgather(np.float32(room)).min())
 
 
 def _image_bytes(source: AnySource) -> int:

@@ -48,7 +48,7 @@ class ResidentFeed:
         shards = 1 if sharding.is_fully_replicated else sharding.mesh.size
         padding = -len(source) % shards
         images, labels = (_padded(array, padding) for array in (source.images, source.labels))
-        self.resident = jax.device_put((images, labels), sharding)
+        self.resident = tuple(_placed(array, sharding) for array in (images, labels))
 
     def plan(self, step: int) -> Slots:
         """What the host sends for a step, counted from 0 over all epochs."""
@@ -70,6 +70,13 @@ class ResidentFeed:
 
     def close(self) -> None:
         """Nothing has to be ended."""
+
+
+def _placed(array: np.ndarray, sharding: NamedSharding) -> Array:
+    """An array that every process holds, each of which sends its devices what is theirs."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:

@@ -81,7 +81,7 @@ class PartLoader:
         """The part of a batch, and the examples in it that could not be read, and why."""
         step, part = divmod(element, self.parts)
         slots = self.order.slots(step)
-        bounds = np.linspace(0, self.order.batch_size, self.parts + 1).astype(int)
+        bounds = np.linspace(0, self.order.rows, self.parts + 1).astype(int)
         rows = slice(bounds[part], bounds[part + 1])
         index, place, mask = (slots[key][rows] for key in ("index", "place", "mask"))
         if isinstance(self.source, ArraySource):
@@ -143,7 +143,7 @@ class StreamingFeed:
         """Files that held no picture, by name, and why; as far as they have been met."""
         self.workers = workers
         self.threads = threads
-        self.parts = min(max(1, workers or threads), order.batch_size)
+        self.parts = min(max(1, workers or threads), order.rows)
         self.loader = PartLoader(source, order, self.parts, crop, skip_bad)
         self._iterator: Any = None
         self._ahead: list[tuple[Loaded, dict[int, str]]] = []

@@ -15,6 +15,7 @@ from jax.sharding import Sharding
 
 from vit_jax.runs.failures import CheckpointError, DamagedError, reason, system_reason
 from vit_jax.runs.fit import describe_misfit, named_leaves
+from vit_jax.runs.together import somewhere
 
 if TYPE_CHECKING:
     from vit_jax.runs.proof import Proof
@@ -98,9 +99,10 @@ class Checkpoints:
         proof = self._proof(step)
         proof = dataclasses.replace(proof, notes=proof.notes | changes, score=score)
         file = self.folder / str(step) / "proof" / FILE
-        temporary = file.with_name(f".{FILE}.tmp")
-        temporary.write_text(to_text(proof))
-        temporary.replace(file)
+        if jax.process_index() == 0:
+            temporary = file.with_name(f".{FILE}.tmp")
+            temporary.write_text(to_text(proof))
+            temporary.replace(file)
         self._scores[step] = score
 
     def check(self) -> None:
@@ -109,6 +111,8 @@ class Checkpoints:
         Raises:
           CheckpointError: the newest save has failed.
         """
+        if jax.process_count() > 1:
+            return  # they would not all find the same; it is said at the next save
         if self._writing is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -148,8 +152,10 @@ class Checkpoints:
         """The step of the checkpoint with the highest score; None when no score is known."""
         return self._best(self.steps())
 
-    def restore(self, step: int, like: Tree, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
+    def restore(self, step: int, like: Tree, sharding: Any) -> tuple[Tree, dict[str, Any]]:
         """The state and notes of a step; the state has the structure and shapes of `like`.
+
+        `sharding` is one for all arrays, or a pytree of them.
 
         Raises:
           DamagedError: an array or a file is not what was saved.
@@ -162,14 +168,16 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is of another model or optimiser:\n{misfit}"
             )
+        if isinstance(sharding, Sharding):
+            sharding = jax.tree.map(lambda x: sharding, like)
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), like, sharding
         )
         state = self._restore(step, proof, ocp.args.StandardRestore(target))
         return state, proof.notes
 
     def restore_newest(
-        self, like: Tree, sharding: Sharding, say: Callable[[str], None]
+        self, like: Tree, sharding: Any, say: Callable[[str], None]
     ) -> tuple[Tree, dict[str, Any]] | None:
         """State and notes of the newest checkpoint that is what was saved; None: there is none.
 
@@ -180,12 +188,11 @@ class Checkpoints:
           CheckpointError: all are damaged, and stay where they are; or the state has another
             structure; or the disk cannot be read.
         """
-        damaged: dict[int, DamagedError] = {}
+        damaged: dict[int, CheckpointError] = {}
         for step in reversed(self.steps()):
-            try:
-                found = self.restore(step, like, sharding)
-            except DamagedError as error:
-                damaged[step] = error
+            found, wrong = self._tried(step, like, sharding)
+            if wrong:
+                damaged[step] = wrong
                 continue
             for number, error in damaged.items():
                 say(f"WARNING: {error}")
@@ -198,6 +205,18 @@ class Checkpoints:
                 f"{next(iter(damaged.values()))}"
             )
         return None
+
+    def _tried(self, step: int, like: Tree, sharding: Any) -> tuple[Any, CheckpointError | None]:
+        """What `restore` gives, or why not; where one of several processes fails, all do."""
+        found: Any = None
+        wrong: CheckpointError | None = None
+        try:
+            found = self.restore(step, like, sharding)
+        except DamagedError as error:
+            wrong = error
+        if somewhere(wrong is not None) and wrong is None:
+            wrong = self._cannot(DamagedError, step, "another process finds it damaged")
+        return found, wrong
 
     def restore_weights(self, step: int, sharding: Sharding) -> tuple[Tree, dict[str, Any]]:
         """The parameters of a step, by their moving average where it has one, and its notes.
@@ -227,7 +246,7 @@ class Checkpoints:
         return self._restore(step, proof, restore)[name], proof.notes
 
     def _proof(self, step: int) -> "Proof":
-        from vit_jax.runs.proof import FILE, from_text
+        from vit_jax.runs.proof import FILE, read_proof
 
         if step not in self.steps():
             raise self._cannot(CheckpointError, step, "it is not there")
@@ -235,14 +254,14 @@ class Checkpoints:
         if not file.is_file():
             raise self._cannot(DamagedError, step, f"{file} is missing")
         try:
-            return from_text(file.read_text())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return read_proof(file.parent)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise self._cannot(DamagedError, step, f"{file} is damaged") from error
 
     def _restore(self, step: int, proof: "Proof", state: Any) -> Tree:
         import orbax.checkpoint as ocp
 
-        from vit_jax.runs.proof import on_host, prove
+        from vit_jax.runs.proof import on_host
 
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
@@ -257,7 +276,7 @@ class Checkpoints:
             why = f"{where} is damaged or incomplete"
             raise self._cannot(DamagedError, step, why) from error
         for name, array in named_leaves(restored).items():
-            if prove(on_host(array)) != proof.arrays[name]:
+            if not proof.arrays[name].fits(on_host(array)):
                 why = f"the values of {name} are not those that were saved"
                 raise self._cannot(DamagedError, step, why)
         return restored
@@ -284,7 +303,9 @@ class Checkpoints:
         """Rename a damaged step's folder; returns what was done."""
         names = (f"{step}.damaged{n}" for n in ["", *(f"-{m}" for m in range(2, 1000))])
         aside = next(path for name in names if not (path := self.folder / name).exists())
-        (self.folder / str(step)).rename(aside)
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(aside)
+        somewhere(True)  # none goes on before it is done
         self._scores.pop(step, None)
         self._manager.reload()
         return f"what is left of step {step} is in {aside}"

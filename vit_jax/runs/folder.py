@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ class RunError(RuntimeError):
 
 class RunFolder:
     """Files of one run; the folder is made when it does not exist."""
+
+    silent = False
+    """Whether what is written is for nobody."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
@@ -61,6 +66,28 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a file as JSON, as a whole."""
         self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+
+class SilentFolder(RunFolder):
+    """The folder of a run for a process that does not lead: it reads there, and writes elsewhere.
+
+    Nobody reads what it writes. Checkpoints alone are written by all processes together.
+    """
+
+    silent = True
+
+    def __init__(self, shared: str | Path):
+        self.shared = Path(shared).expanduser()
+        self._temporary = tempfile.TemporaryDirectory(prefix="vit_jax_")
+        super().__init__(self._temporary.name)
+        # What decides how the run goes on has to look alike to all.
+        for name in ("config.json", "summary.json"):
+            if (self.shared / name).exists():
+                shutil.copy(self.shared / name, self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.shared / "checkpoints"
 
 
 def is_run_folder(path: Path) -> bool:

@@ -18,12 +18,14 @@ from vit_jax.data.cache import whole_file
 from vit_jax.data.encoded import spread
 from vit_jax.models import grid_size
 from vit_jax.models.patches import pair
+from vit_jax.processes import share
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
+from vit_jax.sharding import on_this_process
 from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.fill_in import input_shape
 from vit_jax.train.report import Report
-from vit_jax.train.setup import Job, on_device
+from vit_jax.train.setup import STOP, Job, on_device
 from vit_jax.train.shown import (
     attention_maps,
     mixed_names,
@@ -75,6 +77,11 @@ class Gallery:
         # A copy of little: what the feed sends is not changed afterwards, but is long.
         resident = self.job.train_feed.resident
         sharding = self.job.train_feed.sharding
+        if share()[1] > 1:
+            if sharding is not None and not sharding.is_fully_replicated:
+                return  # the images are with the other processes as well, which do not draw
+            resident = on_this_process(resident)
+            plan.pop(STOP, None)
         if sharding is None or sharding.is_fully_replicated:
             plan = jax.tree.map(lambda array: np.array(array[:IN_A_BATCH]), plan)
         self._later(self._draw_batch, resident, plan, step)
@@ -88,7 +95,7 @@ class Gallery:
             return
         self._drawn = done
         # The next step reuses the buffers of these weights, so the thread gets its own.
-        self._later(self._draw_attention, _copy(params), done, accuracy)
+        self._later(self._draw_attention, self._own(params), done, accuracy)
 
     def finish(self, params: Any, result: Evaluation | None, complete: bool) -> None:
         """Draw what only the end shows, and wait for all pictures."""
@@ -96,6 +103,8 @@ class Gallery:
             return
         self._later(self._draw_curves)
         if complete:
+            if share()[1] > 1:
+                params = self._own(params)
             self._later(self._draw_weights, params)
             if self.held_out is not None:
                 self._later(self._draw_predictions, params)
@@ -122,10 +131,16 @@ class Gallery:
             self._guarded(self._draw_curves)
             self.write_report()
 
+    def _own(self, params: Any) -> Any:
+        """A copy of weights; of several processes, the one that draws computes with it alone."""
+        return on_this_process(params) if share()[1] > 1 else _copy(params)
+
     def _later(self, draw: Callable[..., Any], *args: Any) -> None:
         self._pool.submit(self._guarded, draw, *args)
 
     def _guarded(self, draw: Callable[..., Any], *args: Any) -> None:
+        if self.folder.silent:
+            return
         began = time.perf_counter()
         try:
             draw(*args)

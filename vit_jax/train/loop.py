@@ -8,10 +8,12 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax.config import to_json
 from vit_jax.data.source import DataError
 from vit_jax.data.streaming import WorkerError
+from vit_jax.processes import end_if_alone, share
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.lock import locked
@@ -28,7 +30,7 @@ from vit_jax.train.resume import (
     open_state,
     restored_state,
 )
-from vit_jax.train.setup import Job
+from vit_jax.train.setup import STOP, Job
 from vit_jax.train.state import TrainState, is_finite
 from vit_jax.train.stops import StopRequest
 from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise, versions
@@ -121,6 +123,8 @@ class _Run:
         """A signal has cut short the evaluation of the step that this goes on from."""
         self.stopped_by: signal.Signals | None = None
         """The signal that the run has heeded."""
+        self.several = share()[1] > 1
+        """Whether this is one of several processes."""
         self.report = Report(job, folder, self.start, notes.get("sums"))
         self.gallery = Gallery(job, folder, self.report, self.start)
 
@@ -138,6 +142,7 @@ class _Run:
                 if explanation := explain_out_of_memory(error, self.job):
                     saved = self._what_is_saved(" and one of these")
                     raise TrainingError(f"{explanation} {saved}") from error
+                end_if_alone(error)
                 raise
             except (DataError, WorkerError) as error:
                 raise self._saved_despite(error) from error
@@ -160,6 +165,10 @@ class _Run:
             else:
                 with report.waiting_for_input():
                     plan = job.train_feed.plan(step)
+                if self.several:
+                    # All processes have to stop after the same step, so they tell each other.
+                    heard = self.stop.signal or 0
+                    plan[STOP] = np.full(len(plan["mask"]), heard, np.int32)
                 dispatched = time.perf_counter()
                 self.state, metrics = job.train_step(self.state, job.train_feed.resident, plan)
                 report.step(step + 1, dispatched, metrics, plan)
@@ -176,7 +185,7 @@ class _Run:
         """
         job = self.job
         self.checkpoints.check()
-        stopping = self.stop.signal  # read once: a signal may arrive at any moment
+        stopping = self._signal()  # read once: a signal may arrive at any moment
         due = job.is_due(done, job.config.checkpoint_every_epochs)
         # Every regular checkpoint gets a score, or the best of them could not be told.
         evaluates = due or job.is_due(done, job.config.eval_every_epochs)
@@ -186,7 +195,7 @@ class _Run:
         self.report.flush()
         results = self._evaluated(done) if evaluates and not stopping else {}
         cut_short = evaluates and not results
-        self.stopped_by = self.stop.signal if stopping or cut_short else None
+        self.stopped_by = self._signal() if stopping or cut_short else None
         if due or self.stopped_by:
             self._check_finite(done)
             score = chosen(results).accuracy if results else None
@@ -210,11 +219,16 @@ class _Run:
             score = chosen(results).accuracy
             self.checkpoints.amend(self.start, {"evaluation_due": False}, score)
         else:
-            self.stopped_by = self.stop.signal
+            self.stopped_by = self._signal()
         return results
 
+    def _signal(self) -> signal.Signals | None:
+        """The signal to heed; of several processes the one that all know of."""
+        return self.report.agreed_stop if self.several else self.stop.signal
+
     def _is_asked_to_stop(self) -> bool:
-        return self.stop.signal is not None
+        # A process that left an evaluation alone would keep the others waiting in it.
+        return not self.several and self.stop.signal is not None
 
     def _check_finite(self, done: int) -> None:
         """Raise a NotFiniteError rather than save a state that nothing can go on from."""
@@ -235,7 +249,7 @@ class _Run:
             if results:
                 report.evaluation("test", done, results)
             else:
-                self.stopped_by = self.stop.signal
+                self.stopped_by = self._signal()
         complete = not self.stopped_by
         bad_images = list_bad_images(job, folder, report)
         shown = results or held_out  # those of the last step, where every run evaluates
@@ -257,7 +271,7 @@ class _Run:
         """Save, where nobody reads any more what is printed: `tee` may have got the same Ctrl-C."""
         discard_output()
         self._save_now()
-        self.stopped_by = self.stop.signal
+        self.stopped_by = self._signal()
         if self.stopped_by is None:
             raise BrokenPipeError
         return self._end({})
@@ -272,6 +286,8 @@ class _Run:
     def _save_now(self) -> None:
         """A checkpoint of all steps that are done, where there is none yet."""
         self.report.flush()
+        if self.several:
+            return  # what one of them meets the others do not know of, and all save or none
         done = int(self.state.step)
         if done not in (0, self.checkpoints.latest_step()):
             self.checkpoints.save(done, self.state, self._notes(), None)

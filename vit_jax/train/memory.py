@@ -125,7 +125,8 @@ def lower_train_step(job: Job, setting: Setting) -> jax.stages.Lowered:
         model=job.recipe.model.clone(remat=setting.remat),
         accumulate_steps=setting.accumulate_steps,
     )
-    step = compile_train_step(recipe, make_mesh(job.devices), job.config.parallel, job.train_feed)
+    mesh = make_mesh(job.devices, job.config.fsdp)
+    step = compile_train_step(recipe, mesh, job.config.parallel, job.train_feed, job.sharding)
     plan = plan_shapes(job, setting.batch_size)
     return step.lower(job.state_shapes, job.train_feed.resident, plan)
 
@@ -147,13 +148,14 @@ def plan_shapes(job: Job, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def state_bytes(job: Job) -> dict[str, int]:
-    """Bytes of the parts of the state, which every device holds whole."""
-    state = job.state_shapes
-    parts = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
-    return {
-        name: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(part))
-        for name, part in parts.items()
-    }
+    """Bytes that each device holds of the parts of the state: all, or its shares."""
+    held = jax.tree.map(
+        lambda leaf, where: math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        job.state_shapes,
+        job.sharding,
+    )
+    parts = {"parameters": held.params, "optimiser": held.opt_state, "moving average": held.ema}
+    return {name: sum(jax.tree.leaves(part)) for name, part in parts.items()}
 
 
 def resident_bytes(job: Job) -> int:
@@ -166,13 +168,14 @@ def device_limit(devices: list[jax.Device]) -> int:
 
     CPU devices share what the machine, or a limit on the process, leaves free.
     """
-    stats = devices[0].memory_stats()
+    ours = [device for device in devices if device.process_index == jax.process_index()]
+    stats = ours[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
     held = sum(
         shard.data.nbytes for array in jax.live_arrays() for shard in array.addressable_shards
     )
-    return (host_free() + held) // len(devices)
+    return (host_free() + held) // len(ours)
 
 
 def host_free() -> int:

@@ -10,7 +10,7 @@ from vit_jax.config import Config, ConfigError
 from vit_jax.config_checks import nearest_multiples, problems
 from vit_jax.data.catalog import AnySource, open_source, open_splits
 from vit_jax.data.source import DataConfig, DataError
-from vit_jax.sharding import DeviceError, check_batch, make_mesh
+from vit_jax.sharding import DeviceError, check_batch, check_fsdp, make_mesh
 from vit_jax.train.fill_in import data_problems
 from vit_jax.train.start import Start, open_start
 
@@ -69,6 +69,8 @@ def open_inputs(
     if stored is not None:
         overridden = [*overridden, "steps"]  # a run that goes on was allowed to begin
     devices = found.tried(find_devices, config.device) or []
+    if devices and config.fsdp > 0:
+        found.tried(check_fsdp, config.fsdp, len(devices))
     if devices and config.batch_size > 0:
         found.tried(check_shares, config, devices)
     far = _far_away(config, stored)

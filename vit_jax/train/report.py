@@ -1,18 +1,21 @@
 """What a run tells: rows for the metrics files, lines for people, seconds for the summary."""
 
 import contextlib
+import dataclasses
 import math
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
+from vit_jax.processes import share
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import MetricWriter
 from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.progress import Progress
-from vit_jax.train.setup import Job
+from vit_jax.train.setup import STOP, Job
 
 SKIPS_IN_A_ROW = 10
 """So many steps without an update are borne with `on_nan="skip"`; more end the run."""
@@ -49,6 +52,8 @@ class Report:
         self._last_result: float | None = None
         self._steady_images = self._steady_seconds = 0.0
         self._skipped_in_a_row = 0
+        self.agreed_stop: signal.Signals | None = None
+        """The signal that a process of several has got, as all know it since the same step."""
 
     @contextlib.contextmanager
     def waiting_for_input(self) -> Iterator[None]:
@@ -131,6 +136,8 @@ class Report:
     ) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
+        if number := int(values.pop(STOP, 0)):
+            self.agreed_stop = signal.Signals(number)
         self._count_time(now, dispatched, values["examples"])
         if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
             self._skipped_in_a_row = 0
@@ -162,7 +169,7 @@ class Report:
             f"the loss is {values['loss']} at step {done} (learning rate "
             f"{values['learning_rate']:.3g}, gradient norm {values['gradient_norm']:.3g})"
         )
-        names = self._names(plan)
+        names = self._names(done, plan)
         self.folder.log(f"{what}; in the batch: {', '.join(names)}")
         few = ", ".join(names[:4])
         if len(names) > 4:
@@ -178,9 +185,12 @@ class Report:
             done,
         )
 
-    def _names(self, plan: Any) -> list[str]:
+    def _names(self, done: int, plan: Any) -> list[str]:
         """The examples of a batch, by file where they are files."""
         source = self.job.sources["train"]
+        if share()[1] > 1:  # the plan is but this process's share
+            order = self.job.train_feed.order
+            plan = dataclasses.replace(order, share=(0, 1)).slots(done - 1)
         indices = plan["index"][plan["mask"].astype(bool)].tolist()
         return [source.name(index) for index in indices]
 

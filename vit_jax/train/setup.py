@@ -21,19 +21,24 @@ from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
 from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
+from vit_jax.processes import meet, share
 from vit_jax.sharding import (
     Parallel,
     Parallelised,
     batch_sharded,
     data_parallel,
     make_mesh,
+    place,
     replicated,
     select_devices,
+    state_sharding,
 )
 from vit_jax.train.fill_in import fill_in, input_shape
 from vit_jax.train.opening import open_inputs
 from vit_jax.train.state import TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
+
+STOP = "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Job:
     test_feed: Feed | None
     total_steps: int
     devices: list[jax.Device]
-    sharding: jax.sharding.Sharding
-    """Of the state: every device holds it whole."""
+    sharding: Any
+    """Of the state: a pytree of shardings, of the same structure."""
     data_notes: tuple[str, ...]
     """What the short form of the data check found, a line each."""
     changes: tuple[str, ...]
@@ -117,9 +122,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     began = time.perf_counter()
     inputs = open_inputs(config, overridden, stored, select_devices)
     devices, start, data = inputs.devices, inputs.start, inputs.config.data
-    mesh = make_mesh(devices)
-    sharding = replicated(mesh)
-    splits, resident = settle(data, inputs.splits, sharding, batch_sharded(mesh))
+    mesh = make_mesh(devices, config.fsdp)
+    meet()  # one of them may have opened its data much later
+    splits, resident = settle(data, inputs.splits, replicated(mesh), batch_sharded(mesh))
     train = splits["train"]
     config = fill_in(inputs.config, train, devices, start.pixels if start else None)
     params, changes = start.read(config, train.class_names) if start else (None, ())
@@ -132,9 +137,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     initial_state = functools.partial(
         init_state, recipe.model, recipe.optimizer, image_shape=shape, ema=ema
     )
-    key = stream_key(config.seed, INIT)
     # A wrong shape is an error here, not after minutes of compiling.
-    shapes = jax.eval_shape(initial_state, key)
+    shapes = jax.eval_shape(lambda: initial_state(stream_key(config.seed, INIT)))
+    sharding = state_sharding(mesh, shapes)
 
     return Job(
         began=began,
@@ -153,28 +158,60 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         changes=changes,
         state_shapes=shapes,
         recipe=recipe,
-        initial_state=lambda: jax.jit(
-            initial_state, out_shardings=sharding, compiler_options=quickly(devices[0])
-        )(key, params=params),
-        train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"]),
-        eval_step=compile_eval_step(recipe, mesh, config.parallel, feeds["train"]),
+        initial_state=lambda: _start(initial_state, config.seed, params, sharding, devices[0]),
+        train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"], sharding),
+        eval_step=compile_eval_step(
+            recipe, mesh, config.parallel, feeds["train"], sharding=sharding.params
+        ),
         test_time_step=compile_eval_step(
-            recipe, mesh, config.parallel, feeds["train"], config.test_time
+            recipe, mesh, config.parallel, feeds["train"], config.test_time, sharding.params
         ),
     )
 
 
-def compile_train_step(recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed) -> Parallelised:
+def _start(
+    initial_state: Any, seed: int, params: Any, sharding: Any, device: jax.Device
+) -> TrainState:
+    """The initial state where it belongs; `params` are those to start from, or None."""
+    params = params and place(params, sharding.params)
+    # The key is made inside: one that lies on a device of this process is no argument for all.
+    start = jax.jit(
+        lambda params: initial_state(stream_key(seed, INIT), params=params),
+        out_shardings=sharding,
+        compiler_options=quickly(device),
+    )
+    return start(params)
+
+
+def compile_train_step(
+    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed, sharding: Any = None
+) -> Parallelised:
     """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused.
 
-    `resident` and `plan` are those of the feed, or of another of its kind.
+    Where the plan says under `STOP`, in each row, which signal its process has got, or 0, the
+    metrics say the largest: so all processes know of it at the same step, at no cost.
+
+    `resident` and `plan` are those of the feed, or of another of its kind; `sharding` is that of
+    the state, None where every device holds it whole.
     """
     recipe = on_device(recipe, feed)
 
     def step(state, resident, plan, axis_name=None):
-        return train_step(state, feed.gather(resident, plan), recipe, axis_name)
+        following, metrics = train_step(state, feed.gather(resident, plan), recipe, axis_name)
+        if STOP in plan:
+            metrics[STOP] = plan[STOP].max()
+        return following, metrics
 
-    return data_parallel(step, mesh, parallel, donate=True, resident=feed.sharding)
+    return data_parallel(
+        step,
+        mesh,
+        parallel,
+        donate=True,
+        resident=feed.sharding,
+        state=sharding,
+        results=None if sharding is None else (sharding, replicated(mesh)),
+        meet=meet,
+    )
 
 
 def on_device(recipe: Recipe, feed: Feed) -> Recipe:
@@ -186,14 +223,20 @@ def on_device(recipe: Recipe, feed: Feed) -> Recipe:
 
 
 def compile_eval_step(
-    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed, test_time: TestTime = "none"
+    recipe: Recipe,
+    mesh: Mesh,
+    parallel: Parallel,
+    feed: Feed,
+    test_time: TestTime = "none",
+    sharding: Any = None,
 ) -> Callable[..., Any]:
-    """(params, resident, plan) -> counts; `resident` and `plan` as for the training step."""
+    """(params, resident, plan) -> counts; the arguments as for the training step, `sharding` that
+    of the parameters."""
 
     def step(params, resident, plan, axis_name=None):
         return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
 
-    return data_parallel(step, mesh, parallel, resident=feed.sharding)
+    return data_parallel(step, mesh, parallel, resident=feed.sharding, state=sharding, meet=meet)
 
 
 def _feed(
@@ -201,10 +244,10 @@ def _feed(
 ) -> Feed:
     """The feed of a split; that of "train" is shuffled and cropped at random."""
     if use != "train":
-        order = Order(len(source), config.batch_size)
+        order = Order(len(source), config.batch_size, share=share())
         return make_feed(config.data, source, order, resident, evaluates=True)
     augment = config.augment
-    order = Order(len(source), config.batch_size, config.seed, augment.repeats)
+    order = Order(len(source), config.batch_size, config.seed, augment.repeats, share())
     crop = None
     if augment.crop_area is not None:
         crop = RandomCrop(augment.crop_area, augment.crop_ratio, config.seed)

@@ -11,6 +11,7 @@ from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.fill_in import input_shape
+from vit_jax.train.memory import device_limit, in_words, resident_bytes, state_bytes
 from vit_jax.train.report import Report
 from vit_jax.train.setup import Job
 
@@ -29,6 +30,7 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
         f"{len(job.class_names)} classes; {job.total_steps:,} steps of {config.batch_size} images, "
         f"{job.epochs:.3g} epochs"
     )
+    report.say(describe_held(job))
     for note in job.data_notes:
         report.say(note)
     if config.pretrained and not start:
@@ -47,6 +49,15 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
             report.say(f"NOTE: optim.{name}={epochs:g} is longer than this training: {consequence}")
     if start:
         report.say(f"Going on from the checkpoint at step {start}")
+
+
+def describe_held(job: Job) -> str:
+    """A line on what each device holds all the time, without compiling anything."""
+    state, images = sum(state_bytes(job).values()), resident_bytes(job)
+    line = f"Each device holds {in_words(state)} of state and {in_words(images)} of images"
+    if job.devices[0].platform == "cpu":
+        return line
+    return f"{line}, of {in_words(device_limit(job.devices))}; activations come on top"
 
 
 def summarise(
