@@ -31,7 +31,11 @@ from vit_jax.processes import ProcessError, end_at_once, find_place, joined, lea
 def train_command(argv: Sequence[str] | None = None) -> int:
     """`python train.py …`: parse, train, and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    code = _exit_code(lambda: _train(argv), debug="--debug" in argv)
+    try:
+        code = _exit_code(lambda: _train(argv), debug="--debug" in argv)
+    except Exception:
+        end_at_once(1, traceback.format_exc())
+        raise
     # One of several processes that has met an error waits for nobody.
     end_at_once(code)
     return code

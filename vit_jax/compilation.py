@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 LARGEST_CACHE = 4_000_000_000
-"""Bytes; beyond them what was not used for longest goes first."""
+"""Bytes that are kept at a start; beyond them what is oldest goes."""
 
 
 def keep_compiled() -> Path | None:
@@ -24,17 +24,30 @@ def keep_compiled() -> Path | None:
     settings: Any = jax.config  # whose options jax adds as it is imported
     if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
         return None
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = caches / "vit_jax" / "compiled" / _processor()
     try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = caches / "vit_jax" / "compiled" / _processor()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+        _prune(folder)
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
         return None
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
     return folder
+
+
+def _prune(folder: Path) -> None:
+    """Remove what is empty, and the oldest beyond `LARGEST_CACHE`.
+
+    JAX could keep to a size itself, but a process killed as it writes then spoils the cache.
+    """
+    room = LARGEST_CACHE
+    files = [(path, path.stat()) for path in folder.iterdir() if path.is_file()]
+    for path, found in sorted(files, key=lambda file: file[1].st_mtime_ns, reverse=True):
+        room -= found.st_size
+        if room < 0 or not found.st_size:
+            path.unlink(missing_ok=True)
 
 
 def quickly(device: jax.Device) -> dict[str, Any] | None:

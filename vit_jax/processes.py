@@ -7,6 +7,7 @@ in a collective that never returns, so each of them looks for the others' signs 
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
 import sys
@@ -43,6 +44,9 @@ class Place:
     """HOST:PORT of process 0; None: JAX knows it from the scheduler."""
     scheduler: str | None = None
     """The name by which JAX knows the scheduler."""
+    local: int | None = None
+    """Which of the processes on its machine, and so the number of its only device; None: it has all
+    devices of its machine."""
 
 
 def find_place(
@@ -84,6 +88,12 @@ def _from_environment(environment: Mapping[str, str]) -> Place | None:
     ours = number("JAX_NUM_PROCESSES"), number("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX")
     slurm = number("SLURM_STEP_NUM_TASKS"), number("SLURM_PROCID")
     mpi = number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK")
+    # As JAX does it where it asks the scheduler itself.
+    local = {
+        None: None,
+        "slurm": number("SLURM_LOCALID"),
+        "ompi": number("OMPI_COMM_WORLD_LOCAL_RANK"),
+    }
     for (processes, index), scheduler in ((ours, None), (slurm, "slurm"), (mpi, "ompi")):
         if processes is None or processes < 2:
             continue
@@ -94,7 +104,7 @@ def _from_environment(environment: Mapping[str, str]) -> Place | None:
                 "is: set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, "
                 "or give --coordinator, --num-processes and --process-id"
             )
-        return Place(processes, index, address, None if address else scheduler)
+        return Place(processes, index, address, None if address else scheduler, local[scheduler])
     return None
 
 
@@ -141,6 +151,28 @@ def meet() -> None:
 _meetings = itertools.count()
 
 
+def agree(on: str, value: object) -> None:
+    """Raise a ProcessError unless all processes, which all have to call this, have the same value.
+
+    Args:
+      on: what it is, for people.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    place = f"agree/{next(_meetings)}"
+    digest = hashlib.sha256(repr(value).encode()).hexdigest()
+    _store().key_value_set(f"{place}/{jax.process_index()}", digest)
+    meet()
+    words = {word for _, word in _store().key_value_dir_get(f"{place}/")}
+    if len(words) > 1:
+        raise ProcessError(
+            f"the processes of the job do not agree on {on}: start all with the same command, and "
+            "let all of them see the same data and the same run folder"
+        )
+
+
 def _store() -> Any:
     from jax._src.distributed import global_state  # it has no public name
 
@@ -174,11 +206,15 @@ def joined(
     jax.distributed.shutdown()
 
 
-def end_at_once(code: int) -> None:
-    """End this process where it is one of several, without what waits for the others at the end."""
+def end_at_once(code: int, words: str = "") -> None:
+    """End this process where it is one of several, without what waits for the others at the end.
+
+    `words` are its last, for people.
+    """
     import jax
 
     if jax.distributed.is_initialized():
+        sys.stderr.write(words)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -219,6 +255,7 @@ def _join(place: Place, join_seconds: float, peer_seconds: float) -> None:
     given: dict[str, Any] = {"cluster_detection_method": place.scheduler}
     if place.coordinator:
         given = {
+            "local_device_ids": None if place.local is None else [place.local],
             "coordinator_address": place.coordinator,
             "num_processes": place.number,
             "process_id": place.index,

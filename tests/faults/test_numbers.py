@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from faults import processes
 
-from vit_jax.data.source import DataConfig
+from vit_jax.data.source import DataConfig, DataError
 from vit_jax.optim import OptimConfig
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.train import setup
 from vit_jax.train.loop import train
-from vit_jax.train.report import NotFiniteError
+from vit_jax.train.report import NotFiniteError, TrainingError
 from vit_jax.train.setup import set_up
 from vit_jax.weights.run_folder import load_run
 
@@ -162,7 +162,7 @@ def overflowing(config, tmp_path):
 
 @pytest.mark.fault(
     "an update takes weights beyond what a float holds, though loss and gradient were finite",
-    "the run ends by step and remedy, and that state is never saved, with or without evaluations",
+    "the run ends by step and remedy, and that state is never saved",
 )
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_r22_weights_that_overflow_are_never_saved(overflowing, tmp_path, on_nan):
@@ -190,3 +190,24 @@ def test_r22_a_gradient_that_is_not_finite(overflowing, tmp_path, monkeypatch):
     with pytest.raises(NotFiniteError, match=r"at step 6 .*gradient norm inf"):
         train(dataclasses.replace(job, train_step=step), RunFolder(tmp_path / "run"))
     assert max(steps_of(tmp_path / "run")) == 5
+
+
+@pytest.mark.fault(
+    "an update overflows, and then the data of the next step cannot be read",
+    "the run ends with the data's error, and the state is not saved",
+)
+def test_r22_weights_that_overflow_are_not_saved_as_the_data_fails(
+    overflowing, tmp_path, monkeypatch
+):
+    job = set_up(dataclasses.replace(overflowing, checkpoint_every_epochs=1.0))
+    plan = job.train_feed.plan
+
+    def failing(step):
+        if step:
+            raise DataError("the disk is gone")
+        return plan(step)
+
+    monkeypatch.setattr(job.train_feed, "plan", failing)
+    with pytest.raises(TrainingError, match=r"the disk is gone\. No checkpoint was written yet"):
+        train(job, RunFolder(tmp_path / "run"))
+    assert steps_of(tmp_path / "run") == []

@@ -13,6 +13,7 @@ from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.train import setup
 from vit_jax.train.loop import train
+from vit_jax.train.report import TrainingError
 from vit_jax.train.setup import set_up
 
 STEPS = 12
@@ -81,6 +82,27 @@ def test_r2_r18_a_signal_does_not_wait_for_an_evaluation(job, tmp_path, call, st
     assert sorted(map(str, rows(folder))) == sorted(map(str, rows(whole)))
     assert scores(folder) == scores(whole)
     assert processes.fingerprint(folder) == processes.fingerprint(whole)
+
+
+@pytest.mark.fault(
+    "a run ends between the row of an evaluation that it made up for and the note of that",
+    "the next start makes it again, and the row stands once",
+)
+def test_r18_a_made_up_evaluation_has_one_row(job, tmp_path, monkeypatch):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train(job, RunFolder(whole))
+    train(interrupted(job, 6)[0], RunFolder(folder))
+
+    def fail(self, step, changes, score):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "amend", fail)
+        with pytest.raises(TrainingError, match=r"the disk is gone\. All up to step 8 is saved"):
+            train(job, RunFolder(folder))
+    train(job, RunFolder(folder))
+    assert sorted(map(str, rows(folder))) == sorted(map(str, rows(whole)))
+    assert scores(folder) == scores(whole)
 
 
 @pytest.mark.fault(

@@ -187,3 +187,21 @@ def test_bfloat16_keeps_parameters_and_weights_in_float32(random_variables, norm
     exact = apply(module, variables, x)
     error = np.abs(np.asarray(out, np.float32) - exact)
     assert 0 < error.max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.5), (0.5, 0.0), (0.3, 0.4)], ids=str)
+@pytest.mark.parametrize("method", ["auto", "fused"])
+def test_what_is_dropped_does_not_depend_on_the_method(method, rates, random_variables, normal):
+    dropped = dict(zip(("attention_dropout", "dropout"), rates, strict=True))
+    module = SelfAttention(3, attention_method="einsum", **dropped)
+    x = jnp.asarray(normal((2, 5, 36)))
+    variables = random_variables(module, x)
+    options = {"train": True, "rngs": {"dropout": jax.random.key(7)}}
+    out = module.apply(variables, x, **options)
+    other = module.clone(attention_method=method).apply(variables, x, **options)
+    np.testing.assert_allclose(other, out, atol=1e-5)
+    seen, _ = module.clone(attention_method=method).apply(
+        variables, x, mutable="intermediates", **options
+    )
+    np.testing.assert_allclose(seen, out, atol=1e-5)
+    assert abs(np.asarray(out - module.apply(variables, x))).max() > 1e-2

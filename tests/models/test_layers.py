@@ -168,7 +168,8 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
     dropped = np.asarray(out == 0)
     spread = np.sqrt(rate * (1 - rate) / out.size)
     assert dropped.mean() == pytest.approx(rate, abs=4 * spread)
-    np.testing.assert_allclose(out[~dropped], 1 / (1 - rate), rtol=1e-6)
+    # By the rate that 16 bits can hold, so that the mean is kept.
+    np.testing.assert_allclose(out[~dropped], 1 / (1 - round(rate * 2**16) / 2**16), rtol=1e-6)
     # Neighbours are drawn from one word and yet independent.
     for axis in range(3):
         both = dropped & np.roll(dropped, 1, axis=axis)

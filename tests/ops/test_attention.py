@@ -77,3 +77,24 @@ def test_what_cudnn_does_not_like_is_no_error(monkeypatch):
     monkeypatch.setattr(attention.jax, "default_backend", lambda: "gpu")
     # jax looks for cuDNN, which is not here, and raises.
     assert not cudnn_takes(jax.ShapeDtypeStruct((2, 197, 3, 64), jnp.bfloat16))
+
+
+@pytest.mark.parametrize("offset", [0.0, 4.0])
+def test_gradients_in_bfloat16_are_as_exact_as_bfloat16(offset):
+    """With an offset per channel, as biases make it, sums over keys are large and cancel."""
+    rng = np.random.default_rng(0)
+    q, k, v, g = (rng.normal(size=(2, 96, 2, 16)).astype(np.float32) for _ in range(4))
+    shift = offset * rng.normal(size=(3, 1, 1, 2, 16)).astype(np.float32)
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in (q, k + shift[0], v + shift[1], g + shift[2])]
+    exact = [x.astype(jnp.float32) for x in arrays]
+    ours = functools.partial(attend, scale=0.25)
+
+    def formula(query, key, value):
+        weights = jax.nn.softmax(jnp.einsum("bqkh,bnkh->bkqn", query, key) * 0.25, axis=-1)
+        return jnp.einsum("bkqn,bnkh->bqkh", weights, value)
+
+    gradients = jax.vjp(ours, *arrays[:3])[1](arrays[3])
+    expected = jax.vjp(formula, *exact[:3])[1](exact[3])
+    for one, other in zip(gradients, expected, strict=True):
+        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
+        assert float(error) < 1e-2

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Dense, Dropout, Dtype, keep_mask, layer_norm
+from vit_jax.models.layers import Dense, Dropout, Dtype, keep_factors, layer_norm
 from vit_jax.models.patches import divisors
 from vit_jax.ops.attention import attend, cudnn, cudnn_takes
 
@@ -109,22 +109,24 @@ class SelfAttention(nn.Module):
             dtype=self.dtype,
             name="proj",
         )(out.reshape(batch, num_tokens, inner))
-        return Dropout(self.dropout)(out, train=train)
+        # Named: a number would depend on how the attention is computed, and with it the mask.
+        return Dropout(self.dropout, name="drop")(out, train=train)
 
     def _attend(self, q, k, v, scale, train):
         """[b, n, k, h] three times -> [b, n, k, h], by `attention_method`."""
-        rate = self.attention_dropout if train else 0.0
-        if self._weights_are_asked_for() or self.attention_method == "einsum" or rate >= 1:
-            return self._by_two_products(q, k, v, scale, train)
+        batch, num_tokens, heads, _ = q.shape
+        rate, kept = self.attention_dropout if train else 0.0, None
+        if rate:
+            key = self.make_rng("dropout")
+            kept = keep_factors(key, rate, (batch, heads, num_tokens, num_tokens))
+        if self._weights_are_asked_for() or self.attention_method == "einsum":
+            return self._by_two_products(q, k, v, scale, kept)
         if self.attention_method == "fused":
             if rate:
-                return self._by_two_products(q, k, v, scale, train)
+                return self._by_two_products(q, k, v, scale, kept)
             return jax.nn.dot_product_attention(q, k, v, scale=scale)
         if rate:
-            batch, num_tokens, heads, _ = q.shape
-            shape = batch, heads, num_tokens, num_tokens
-            mask = keep_mask(self.make_rng("dropout"), rate, shape)
-            return attend(q, k, v, scale, mask / (1 - rate))
+            return attend(q, k, v, scale, kept)
         if jax.default_backend() == "cpu":
             return attend(q, k, v, scale)
         on_gpu = functools.partial(cudnn if cudnn_takes(q) else by_two_products, scale=scale)
@@ -134,11 +136,10 @@ class SelfAttention(nn.Module):
             q, k, v, cpu=functools.partial(attend, scale=scale), cuda=on_gpu, default=others
         )
 
-    def _by_two_products(self, q, k, v, scale, train):
+    def _by_two_products(self, q, k, v, scale, kept):
         weights = attention_weights(q, k, scale)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.attention_dropout)(weights, train=train)
-        return weighted_sum(weights, v)
+        return weighted_sum(weights if kept is None else weights * kept, v)
 
     def _weights_are_asked_for(self) -> bool:
         return self.is_mutable_collection("intermediates") and not self.is_initializing()

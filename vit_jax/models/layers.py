@@ -119,12 +119,22 @@ class Dropout(nn.Module):
             return x
         if self.rate >= 1.0:
             return jnp.zeros_like(x)
-        keep = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
-        return jnp.where(keep, x / (1 - self.rate), 0)
+        keep, share = _keep_mask(self.make_rng("dropout"), self.rate, x.shape)
+        return jnp.where(keep, x / share, 0)
 
 
-def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """True with probability 1 - rate."""
+def keep_factors(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """What dropout multiplies by: 0 with probability `rate`, elsewhere what keeps the mean."""
+    if rate >= 1.0:
+        return jnp.zeros(shape)
+    keep, share = _keep_mask(key, rate, shape)
+    return keep / share
+
+
+def _keep_mask(
+    key: jax.Array, rate: float, shape: tuple[int, ...]
+) -> tuple[Bool[Array, "..."], float]:
+    """True with a probability that is 1 - rate but for rounding, and that probability."""
     dtype = jnp.uint8 if (rate * 256).is_integer() else jnp.uint16
     bits = jnp.iinfo(dtype).bits
     parts = 32 // bits
@@ -133,7 +143,8 @@ def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array
     # Without the barrier each part of a word would be a reason to compute the word again.
     words = jax.lax.optimization_barrier(words)
     numbers = jax.lax.bitcast_convert_type(words, dtype).reshape(*rest, -1)[..., :last]
-    return numbers >= min(round(rate * 2**bits), 2**bits - 1)
+    dropped = min(round(rate * 2**bits), 2**bits - 1)
+    return numbers >= dropped, 1 - dropped / 2**bits
 
 
 class Mlp(nn.Module):

@@ -58,7 +58,7 @@ def _attend(query, key, value, kept, scale):
 @_attend.defjvp
 def _attend_jvp(scale, primals, tangents):
     """The derivative written so that its transpose sums over channels where softmax's own would sum
-    over keys: sum_n w dw = sum_h out dout (arXiv 2205.14135, appendix B.2)."""
+    over keys: sum_n w dw = sum_h out dout (arXiv 2205.14135, appendix B.2); in float32 only."""
     query, key, value, kept = primals
     dquery, dkey, dvalue, _ = tangents
     weights = _weights(query, key, scale)
@@ -69,9 +69,13 @@ def _attend_jvp(scale, primals, tangents):
     dlogits += jnp.einsum("gqh,gnh->gqn", query, dkey, preferred_element_type=jnp.float32)
     dlogits *= scale
     mean = (weights * dlogits).sum(axis=-1, keepdims=True)
-    dout = jnp.einsum("gqn,gnh->gqh", (factored * dlogits).astype(value.dtype), value)
-    dout += jnp.einsum("gqn,gnh->gqh", used, dvalue) - mean.astype(out.dtype) * out
-    return out, dout
+    if value.dtype != jnp.float32:
+        # Centred before it is rounded: the difference of two large products would lose all digits.
+        moved = (factored * (dlogits - mean)).astype(value.dtype)
+        dout = jnp.einsum("gqn,gnh->gqh", moved, value)
+        return out, dout + jnp.einsum("gqn,gnh->gqh", used, dvalue)
+    dout = jnp.einsum("gqn,gnh->gqh", factored * dlogits, value) - mean * out
+    return out, dout + jnp.einsum("gqn,gnh->gqh", used, dvalue)
 
 
 def cudnn_takes(query: Any) -> bool:

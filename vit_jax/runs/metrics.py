@@ -22,16 +22,19 @@ class Row(TypedDict):
 class MetricWriter:
     """Appends each row to metrics.jsonl and metrics.csv and to TensorBoard's event file.
 
-    A run that goes on after `step` first drops the rows that lie beyond it, and those of the test.
+    A run that goes on after a step first drops the rows that lie beyond it, and those of the test;
+    with `evaluation_due` also those of that step's evaluation, which is made again.
     """
 
-    def __init__(self, folder: Path, resume_after: int | None = None):
+    def __init__(self, folder: Path, resume_after: int | None = None, evaluation_due: bool = False):
         self.jsonl = folder / "metrics.jsonl"
         self.csv = folder / "metrics.csv"
         rows = read_rows(folder) if resume_after is not None else []
         rows = [
             row for row in rows if row["step"] <= (resume_after or 0) and row["split"] != "test"
         ]
+        if evaluation_due:
+            rows = [row for row in rows if (row["step"], row["split"]) != (resume_after, "eval")]
         self.columns: list[str] = list(dict.fromkeys(key for row in rows for key in row))
         _replace(self.jsonl, "".join(json.dumps(row) + "\n" for row in rows))
         self._write_csv(rows)

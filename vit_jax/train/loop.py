@@ -125,7 +125,7 @@ class _Run:
         """The signal that the run has heeded."""
         self.several = share()[1] > 1
         """Whether this is one of several processes."""
-        self.report = Report(job, folder, self.start, notes.get("sums"))
+        self.report = Report(job, folder, self.start, notes.get("sums"), self.evaluation_due)
         self.gallery = Gallery(job, folder, self.report, self.start)
 
     def train(self) -> Outcome:
@@ -187,9 +187,7 @@ class _Run:
         self.checkpoints.check()
         stopping = self._signal()  # read once: a signal may arrive at any moment
         due = job.is_due(done, job.config.checkpoint_every_epochs)
-        # Every regular checkpoint gets a score, or the best of them could not be told.
-        evaluates = due or job.is_due(done, job.config.eval_every_epochs)
-        evaluates = evaluates and job.eval_feed is not None
+        evaluates = self._evaluates(done)
         if not (stopping or due or evaluates):
             return {}
         self.report.flush()
@@ -203,6 +201,15 @@ class _Run:
             self.checkpoints.save(done, self.state, notes, score)
         return results
 
+    def _evaluates(self, done: int) -> bool:
+        """Whether an evaluation is due after `done` steps.
+
+        Every regular checkpoint gets a score, or the best of them could not be told.
+        """
+        every = self.job.config.checkpoint_every_epochs, self.job.config.eval_every_epochs
+        due = any(self.job.is_due(done, epochs) for epochs in every)
+        return due and self.job.eval_feed is not None
+
     def _evaluated(self, done: int) -> dict[str, Evaluation]:
         """Evaluate on the held-out split and tell; returns nothing where a signal cut it short."""
         results = evaluate_state(self.job, self.state, self.job.eval_feed, self._is_asked_to_stop)
@@ -214,7 +221,14 @@ class _Run:
 
     def _make_up_for_evaluation(self) -> dict[str, Evaluation]:
         """The evaluation that the last run was stopped in; the checkpoint gets its score."""
-        results = self._evaluated(self.start)
+        try:
+            results = self._evaluated(self.start)
+        except NotFiniteError as error:
+            raise TrainingError(
+                f"{error}. The checkpoint of step {self.start} was saved before it could be "
+                f"evaluated: remove {self.folder.checkpoints / str(self.start)} to go on from the "
+                "one before"
+            ) from error
         if results:
             score = chosen(results).accuracy
             self.checkpoints.amend(self.start, {"evaluation_due": False}, score)
@@ -289,8 +303,9 @@ class _Run:
         if self.several:
             return  # what one of them meets the others do not know of, and all save or none
         done = int(self.state.step)
-        if done not in (0, self.checkpoints.latest_step()):
-            self.checkpoints.save(done, self.state, self._notes(), None)
+        if done not in (0, self.checkpoints.latest_step()) and bool(is_finite(self.state)):
+            notes = self._notes() | {"evaluation_due": self._evaluates(done)}
+            self.checkpoints.save(done, self.state, notes, None)
         self.checkpoints.wait()
 
     def _what_is_saved(self, change: str = "") -> str:

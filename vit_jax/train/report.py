@@ -38,11 +38,16 @@ class Report:
     """Takes each step's metrics while the next step already runs, so the devices never wait."""
 
     def __init__(
-        self, job: Job, folder: RunFolder, start_step: int, sums: dict[str, float] | None = None
+        self,
+        job: Job,
+        folder: RunFolder,
+        start_step: int,
+        sums: dict[str, float] | None = None,
+        evaluation_due: bool = False,
     ):
         self.job = job
         self.folder = folder
-        self.writer = MetricWriter(folder.path, resume_after=start_step or None)
+        self.writer = MetricWriter(folder.path, start_step or None, evaluation_due)
         self.progress = Progress(job.total_steps, start_step, on_line=folder.log)
         self.sums = sums or dict.fromkeys(("loss", "correct", "examples"), 0.0)
         """Over the steps of this epoch so far; loss weighted by examples."""
@@ -86,9 +91,10 @@ class Report:
 
     def flush(self) -> None:
         """Report the last step dispatched; what follows is not part of the steps' time."""
-        if self._pending:
-            self._report_step(*self._pending)
-        self._pending = self._last_result = None
+        pending, self._pending = self._pending, None  # first: what is said may find nobody
+        if pending:
+            self._report_step(*pending)
+        self._last_result = None
 
     def evaluation(self, split: str, done: int, results: dict[str, Evaluation]) -> None:
         """Write and say a split's results: "" those of the weights, "_ema" those of their mean."""
@@ -205,13 +211,13 @@ class Report:
             "accuracy": self.sums["correct"] / examples,
         }
         self.writer.write(self._row(done, "train-epoch") | means)
+        # A training that ends inside an epoch may be made longer: its sums are saved as they are.
+        if done % self.job.steps_per_epoch == 0:
+            self.sums = dict.fromkeys(self.sums, 0.0)
         # On the screen beside each evaluation only: a long run has many epochs.
         if self.job.is_due(done, self.job.config.eval_every_epochs):
             loss, accuracy = means["loss"], means["accuracy"]
             self.say(f"{self._where(done)}  train  loss {loss:.4f}  accuracy {accuracy:.2%}")
-        # A training that ends inside an epoch may be made longer: its sums are saved as they are.
-        if done % self.job.steps_per_epoch == 0:
-            self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _count_time(self, now: float, dispatched: float, examples: float) -> None:
         if self.seconds_to_first_step is None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 
 from vit_jax.config import RESUMABLE, Config, ConfigError, differences, from_json
+from vit_jax.processes import agree
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunError, RunFolder
 from vit_jax.train.setup import Job
@@ -63,6 +64,7 @@ def restored_state(
       RunError: it was trained on other data.
       CheckpointError: there are checkpoints, and none can be used.
     """
+    agree("the checkpoints that there are", checkpoints.steps())
     found = checkpoints.restore_newest(job.state_shapes, job.sharding, say)
     if found is None:
         return job.initial_state(), {}

@@ -21,7 +21,7 @@ from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
 from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
-from vit_jax.processes import meet, share
+from vit_jax.processes import agree, meet, share
 from vit_jax.sharding import (
     Parallel,
     Parallelised,
@@ -140,6 +140,16 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     # A wrong shape is an error here, not after minutes of compiling.
     shapes = jax.eval_shape(lambda: initial_state(stream_key(config.seed, INIT)))
     sharding = state_sharding(mesh, shapes)
+    # Where the data lies and who decodes it are each machine's own affair.
+    anywhere = dataclasses.replace(config.data, root=None, workers=None)
+    agree(
+        "config and data",
+        (
+            dataclasses.replace(config, data=anywhere),
+            [source.fingerprint for source in splits.values()],
+            train.class_names,
+        ),
+    )
 
     return Job(
         began=began,
