@@ -66,8 +66,11 @@ def test_r28_out_of_memory_names_the_batch_that_fits(tmp_path):
     arguments = (*model, "--config.batch_size=768")
     first = train(tmp_path / "run", *arguments, "--config.steps=1")
     before = load_run(tmp_path / "run")
-    # What a process has when nothing runs, and two thirds of what the step needs besides.
-    room = kernel_says(first, "VmSize") + 900_000_000
+    assert first.returncode == 0, first.stderr
+    # What a process has that computes next to nothing (one keeps what a step frees), and two thirds
+    # of what the step needs besides.
+    idle = train(tmp_path / "idle", *model, "--config.batch_size=4", "--config.steps=1")
+    room = kernel_says(idle, "VmSize") + 900_000_000
     full = train(tmp_path / "run", *arguments, "--config.steps=2", address_space=room)
     assert full.returncode == 1, full.stdout + full.stderr
     assert "Traceback" not in full.stderr

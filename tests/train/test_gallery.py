@@ -16,7 +16,8 @@ from vit_jax.models import look_inside
 from vit_jax.ops.attention_maps import rollout
 from vit_jax.ops.augment import AugmentConfig
 from vit_jax.runs.folder import RunFolder
-from vit_jax.train import gallery, loop, setup
+from vit_jax.train import evaluate as evaluation
+from vit_jax.train import gallery, setup
 from vit_jax.train.loop import train
 from vit_jax.train.report import Report, TrainingError
 from vit_jax.train.setup import set_up
@@ -127,8 +128,8 @@ def test_the_surest_mistakes_are_drawn(config, tmp_path, monkeypatch):
 
 def test_every_evaluation_that_is_due_is_made_once(config, tmp_path, monkeypatch):
     made = []
-    evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda *args: made.append(1) or evaluate(*args))
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args: made.append(1) or evaluate(*args))
     data = dataclasses.replace(config.data, test_split=None)
     train(set_up(dataclasses.replace(config, data=data)), RunFolder(tmp_path))
     assert len(made) == 3  # after steps 3, 6 and 7
