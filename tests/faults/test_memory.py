@@ -77,7 +77,9 @@ def test_r28_out_of_memory_names_the_batch_that_fits(tmp_path):
     full = train(tmp_path / "run", *arguments, "--config.steps=2", address_space=room)
     assert full.returncode == 1, full.stdout + full.stderr
     assert "Traceback" not in full.stderr
-    assert re.search(r"Out of memory on cpu with batch_size=768, asking for [\d.]+ [GM]B", full.stderr)
+    assert re.search(
+        r"Out of memory on cpu with batch_size=768, asking for [\d.]+ [GM]B", full.stderr
+    )
     fits = re.search(r"--config\.batch_size=(\d+), which fits", full.stderr)
     assert fits, full.stderr
     assert 100 < int(fits[1]) < 768
