@@ -84,6 +84,10 @@ def compare(state: Any, arrays: list[np.ndarray], rounds: int) -> dict[str, floa
     for what in ("save returns", "all is written"):
         one, other = (found[f"{side} checksums: {what} after, s"] for side in ("with", "without"))
         found[f"{what}: with / without"] = one / other
+    for side in ("with", "without"):
+        name = f"{side} checksums: all is written after, s"
+        low, _, high = statistics.quantiles(times[name], n=4)
+        found |= {f"{name}, lower quartile": low, f"{name}, upper quartile": high}
     alone, written = found["the checksums alone, s"], "without checksums: all is written after, s"
     return found | {"the checksums alone / a save without": alone / found[written]}
 
