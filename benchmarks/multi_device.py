@@ -10,10 +10,8 @@ device; crops and flips are on. Arrays of this small model are shared from 64 el
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -21,6 +19,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from input_pipeline import environment
 
 BAR = 1e-5
 """The largest difference that is only the order of sums."""
@@ -59,7 +59,7 @@ def main() -> None:
     differences = {name: largest(found[name], expected) for name in found}
     show(found, differences)
     results = {
-        "environment": environment(),
+        "environment": environment() | {name: version(name) for name in ("flax", "optax")},
         "steps": arguments.steps,
         "bar": BAR,
         "largest difference": max(differences.values()),
@@ -154,26 +154,6 @@ def show(found: dict[str, list[float]], differences: dict[str, float]) -> None:
         numbers = " | ".join(f"{values[step]:.6f}" for step in shown)
         print(f"| {name} | {numbers} | {differences[name]:.1e} |")
     print(f"\nOver {steps} steps the largest difference is {max(differences.values()):.1e}")
-
-
-def environment() -> dict[str, Any]:
-    import jax
-
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    processor = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),  # noqa: S603
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processor": processor[0] if processor else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
-    }
 
 
 if __name__ == "__main__":
