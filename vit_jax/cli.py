@@ -97,6 +97,7 @@ def _train_here(
     """Train in this process, whether it is the only one or not."""
     from vit_jax.data.source import DataError
     from vit_jax.runs.folder import RunError, RunFolder, SilentFolder
+    from vit_jax.runs.quiet import discard_output
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
     from vit_jax.train.start import stored_config
@@ -124,8 +125,11 @@ def _train_here(
         return 0
     overrides = _without(rest, "--workdir", "--resume")
     command = ["python", "train.py", "--config", path, *overrides, f"--workdir={folder.path}"]
-    print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:")
-    print(f"  {shlex.join(command)}")
+    try:
+        print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:")
+        print(f"  {shlex.join(command)}", flush=True)
+    except BrokenPipeError:
+        discard_output()  # the same Ctrl-C has ended `tee`; this exit code is the run's all the same
     return exit_code(outcome.stopped_by)
 
 

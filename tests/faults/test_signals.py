@@ -96,8 +96,11 @@ def test_r4_ctrl_c_also_ends_whoever_reads_the_output(config_path, tmp_path):
     folder = tmp_path / "run"
     process = processes.start(config_path, folder)
     processes.wait_until(processes.after_step(folder, 6), process)
+    # At the same moment: it can print nothing between the one and the other.
+    process.send_signal(signal.SIGSTOP)
     process.stdout.close()
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=processes.DEADLINE) == 130
     assert (folder / "checkpoints" / str(processes.newest_row(folder))).is_dir()
 

@@ -22,7 +22,8 @@ def run(images, labels=None, mask=None, seed=0, **options):
     number = len(images)
     labels = np.arange(number, dtype=np.int32) if labels is None else labels
     mask = np.ones(number, np.float32) if mask is None else mask
-    out = compiled(make_keys(number, seed), images, labels, mask, **options)
+    given = jax.tree.map(jnp.asarray, (images, labels, mask))
+    out = compiled(make_keys(number, seed), *given, **options)
     assert isinstance(out, Mixed)
     return jax.tree.map(np.asarray, out)
 
@@ -33,7 +34,7 @@ def make_images(shape, seed=0):
 
 
 def make_keys(number, seed=0):
-    return jax.jit(example_keys)(jax.random.key(seed), np.arange(number))
+    return jax.jit(example_keys)(jax.random.key(seed), jnp.arange(number))
 
 
 def zeros_and_ones(number, height=8, width=8):
@@ -222,8 +223,14 @@ def test_images_that_are_not_mixed_are_unchanged_to_the_bit():
 
 def test_active_may_be_traced_and_true_changes_nothing():
     images = make_images((10, 6, 6, 3))
-    np.testing.assert_array_equal(run(images, active=np.array(True)).images, run(images).images)
     assert (run(images).images != images).any()
+    # Operation by operation: in two compiled programs a product and a sum may be rounded once in
+    # the one and twice in the other, depending on the processor.
+    with jax.disable_jit():
+        traced, plain = run(images, active=jnp.array(True)), run(images)
+    np.testing.assert_array_equal(traced.images, plain.images)
+    compiled_too = run(images, active=np.array(True))
+    np.testing.assert_allclose(compiled_too.images, plain.images, atol=5e-7)
 
 
 def test_a_neighbour_that_is_padding_is_never_mixed_in():
