@@ -58,7 +58,7 @@ def jax_side(name: str, case: Case) -> Side:
     from vit_jax.ops.augment import AugmentConfig
     from vit_jax.optim import make_optimizer, make_schedule
     from vit_jax.sharding import make_mesh, replicated
-    from vit_jax.train.setup import compile_train_step
+    from vit_jax.train.programs import compile_train_step
     from vit_jax.train.state import init_state
     from vit_jax.train.step import Recipe
 

@@ -129,7 +129,7 @@ def _train_here(
         print(f"Stopped at step {outcome.summary['steps']}, saved. Go on with:")
         print(f"  {shlex.join(command)}", flush=True)
     except BrokenPipeError:
-        discard_output()  # the same Ctrl-C has ended `tee`; this exit code is the run's all the same
+        discard_output()  # the same Ctrl-C has ended `tee`, which changes nothing for the run
     return exit_code(outcome.stopped_by)
 
 

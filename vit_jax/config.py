@@ -58,6 +58,11 @@ class Config:
     accumulate_steps: int = 1
     """Parts of a batch whose gradients are computed one after the other and summed: memory for one
     part, the update of the whole."""
+    steps_per_call: int = 1
+    """Steps that go to the devices as one call where nothing falls between them: no evaluation and
+    no checkpoint. For models so small that a step takes no longer than its dispatch; choose a
+    divisor of the steps between evaluations. The numbers are those of single steps up to rounding;
+    a signal is heeded after the call."""
     epochs: float | None = None
     """Length of the training, in passes over the training images."""
     steps: int | None = None
@@ -165,9 +170,9 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "should be at least 1",
         lambda x: x >= 1,
-        "batch_size accumulate_steps fsdp keep_checkpoints log_every_steps data.max_pixels "
-        "data.image_size model.patch_size model.width model.depth model.num_heads model.head_dim "
-        "model.mlp_dim model.image_size model.channels model.representation",
+        "batch_size accumulate_steps steps_per_call fsdp keep_checkpoints log_every_steps "
+        "data.max_pixels data.image_size model.patch_size model.width model.depth model.num_heads "
+        "model.head_dim model.mlp_dim model.image_size model.channels model.representation",
     ),
     (
         "should be at least 0",
@@ -251,6 +256,7 @@ def from_json(text: str) -> Config:
 RESUMABLE = (
     "model.remat",
     "accumulate_steps",
+    "steps_per_call",
     "data.root",
     "data.workers",
     "data.on_bad_image",

@@ -15,7 +15,8 @@ from vit_jax.ops.test_time import TestTime
 from vit_jax.runs.folder import RunError
 from vit_jax.sharding import batch_sharded, make_mesh, replicated, select_devices
 from vit_jax.train.evaluate import Evaluation, evaluate
-from vit_jax.train.setup import compile_eval_step, make_recipe
+from vit_jax.train.programs import compile_eval_step
+from vit_jax.train.setup import make_recipe
 from vit_jax.weights.run_folder import Which
 
 WHERE = (

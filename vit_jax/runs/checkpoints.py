@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -101,7 +102,10 @@ class Checkpoints:
         file = self.folder / str(step) / "proof" / FILE
         if jax.process_index() == 0:
             temporary = file.with_name(f".{FILE}.tmp")
-            temporary.write_text(to_text(proof))
+            with temporary.open("w") as writer:
+                writer.write(to_text(proof))
+                writer.flush()
+                os.fsync(writer.fileno())  # or a power cut may leave an empty file of this name
             temporary.replace(file)
         self._scores[step] = score
 

@@ -24,8 +24,9 @@ from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import on_this_process
 from vit_jax.train.evaluate import Evaluation
 from vit_jax.train.fill_in import input_shape
+from vit_jax.train.programs import STOP, on_device
 from vit_jax.train.report import Report
-from vit_jax.train.setup import STOP, Job, on_device
+from vit_jax.train.setup import Job
 from vit_jax.train.shown import (
     attention_maps,
     mixed_names,

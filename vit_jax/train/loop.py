@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import signal
 import time
 from typing import Any
@@ -22,6 +21,7 @@ from vit_jax.train.evaluate import Evaluation, evaluate_state, evaluate_test, us
 from vit_jax.train.farewell import show_farewell
 from vit_jax.train.gallery import Gallery
 from vit_jax.train.memory import explain_out_of_memory
+from vit_jax.train.programs import STOP, side_by_side
 from vit_jax.train.report import NotFiniteError, Report, TrainingError
 from vit_jax.train.resume import (
     Resume,
@@ -30,10 +30,11 @@ from vit_jax.train.resume import (
     open_state,
     restored_state,
 )
-from vit_jax.train.setup import STOP, Job
-from vit_jax.train.state import TrainState, is_finite
+from vit_jax.train.saving import Saver
+from vit_jax.train.setup import Job
+from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
-from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise, versions
+from vit_jax.train.summary import chosen, introduce, list_bad_images, summarise
 
 ROLLBACKS = 3
 """After so many to the same step a run ends: what goes wrong so often is not a batch."""
@@ -127,6 +128,7 @@ class _Run:
         """Whether this is one of several processes."""
         self.report = Report(job, folder, self.start, notes.get("sums"), self.evaluation_due)
         self.gallery = Gallery(job, folder, self.report, self.start)
+        self.saver = Saver(job, folder, checkpoints, self.report, left_out)
 
     def train(self) -> Outcome:
         """All steps, and what comes after the last."""
@@ -140,7 +142,7 @@ class _Run:
                 return self._end(held_out)
             except jax.errors.JaxRuntimeError as error:
                 if explanation := explain_out_of_memory(error, self.job):
-                    saved = self._what_is_saved(" and one of these")
+                    saved = self.saver.what_is_saved(" and one of these")
                     raise TrainingError(f"{explanation} {saved}") from error
                 end_if_alone(error)
                 raise
@@ -149,33 +151,45 @@ class _Run:
             except BrokenPipeError:
                 return self._unheard()
             except OSError as error:
-                raise TrainingError(f"{error}. {self._what_is_saved()}") from error
+                raise TrainingError(f"{error}. {self.saver.what_is_saved()}") from error
 
     def _steps(self) -> dict[str, Evaluation]:
         """Train to the end or to a signal; returns the last step's evaluation, if there was one."""
-        job, report, held_out = self.job, self.report, {}
+        done, held_out = self.start, {}
         if self.evaluation_due:
             held_out = self._make_up_for_evaluation()
-        for step in range(self.start, job.total_steps):
-            if self.stopped_by:
-                break
-            if step + 1 in self.left_out:
-                self.state = dataclasses.replace(self.state, step=self.state.step + 1)
-                report.left_out(step + 1)
-            else:
-                with report.waiting_for_input():
-                    plan = job.train_feed.plan(step)
-                if self.several:
-                    # All processes have to stop after the same step, so they tell each other.
-                    heard = self.stop.signal or 0
-                    plan[STOP] = np.full(len(plan["mask"]), heard, np.int32)
-                dispatched = time.perf_counter()
-                self.state, metrics = job.train_step(self.state, job.train_feed.resident, plan)
-                report.step(step + 1, dispatched, metrics, plan)
-                if step == self.start:
-                    self.gallery.first_batch(plan, step)
-            held_out = self._between_steps(step + 1)
+        while done < self.job.total_steps and not self.stopped_by:
+            done += self._call(done)
+            held_out = self._between_steps(done)
         return held_out
+
+    def _call(self, step: int) -> int:
+        """Do the next step, or the next few as one call; returns how many."""
+        job, report = self.job, self.report
+        if step + 1 in self.left_out:
+            self.state = dataclasses.replace(self.state, step=self.state.step + 1)
+            report.left_out(step + 1)
+            return 1
+        number = self._steps_at_once(step)
+        with report.waiting_for_input():
+            plans = [job.train_feed.plan(step + i) for i in range(number)]
+        if self.several:
+            # All processes have to stop after the same step, so they tell each other.
+            for plan in plans:
+                plan[STOP] = np.full(len(plan["mask"]), self.stop.signal or 0, np.int32)
+        program = job.train_step if number == 1 else job.train_steps
+        plan = plans[0] if number == 1 else side_by_side(plans)
+        dispatched = time.perf_counter()
+        self.state, metrics = program(self.state, job.train_feed.resident, plan)
+        report.call(step + number, dispatched, metrics, plans)
+        if step == self.start:
+            self.gallery.first_batch(plans[0], step)
+        return number
+
+    def _steps_at_once(self, step: int) -> int:
+        """How many steps the next call does: those that belong together, unless one is left out."""
+        number = self.job.steps_at_once(step)
+        return 1 if any(step < left <= step + number for left in self.left_out) else number
 
     def _between_steps(self, done: int) -> dict[str, Evaluation]:
         """Evaluate and save where it is due; a stopping run saves at once.
@@ -183,32 +197,26 @@ class _Run:
         Returns:
           what the evaluation gave, see `evaluate_state`; empty where there was none.
         """
-        job = self.job
         self.checkpoints.check()
         stopping = self._signal()  # read once: a signal may arrive at any moment
-        due = job.is_due(done, job.config.checkpoint_every_epochs)
         evaluates = self._evaluates(done)
-        if not (stopping or due or evaluates):
+        if not (stopping or self.job.is_between_calls(done)):
             return {}
         self.report.flush()
         results = self._evaluated(done) if evaluates and not stopping else {}
         cut_short = evaluates and not results
         self.stopped_by = self._signal() if stopping or cut_short else None
-        if due or self.stopped_by:
-            self._check_finite(done)
+        if self.stopped_by or self.job.is_due(done, self.job.config.checkpoint_every_epochs):
             score = chosen(results).accuracy if results else None
-            notes = self._notes() | {"evaluation_due": cut_short}
-            self.checkpoints.save(done, self.state, notes, score)
+            self.saver.save(self.state, done, score, evaluation_due=cut_short)
         return results
 
     def _evaluates(self, done: int) -> bool:
-        """Whether an evaluation is due after `done` steps.
+        """Whether to evaluate after `done` steps.
 
         Every regular checkpoint gets a score, or the best of them could not be told.
         """
-        every = self.job.config.checkpoint_every_epochs, self.job.config.eval_every_epochs
-        due = any(self.job.is_due(done, epochs) for epochs in every)
-        return due and self.job.eval_feed is not None
+        return self.job.eval_feed is not None and self.job.is_between_calls(done)
 
     def _evaluated(self, done: int) -> dict[str, Evaluation]:
         """Evaluate on the held-out split and tell; returns nothing where a signal cut it short."""
@@ -243,16 +251,6 @@ class _Run:
     def _is_asked_to_stop(self) -> bool:
         # A process that left an evaluation alone would keep the others waiting in it.
         return not self.several and self.stop.signal is not None
-
-    def _check_finite(self, done: int) -> None:
-        """Raise a NotFiniteError rather than save a state that nothing can go on from."""
-        if not bool(is_finite(self.state)):
-            raise NotFiniteError(
-                f"the weights or the optimiser's moments are not finite after step {done}, though "
-                "its loss and gradient were: the update itself is too large. They are not saved; "
-                "try a smaller learning rate or weight decay",
-                done,
-            )
 
     def _end(self, held_out: dict[str, Evaluation]) -> Outcome:
         """Test, draw, and write what the folder says about the whole."""
@@ -295,39 +293,15 @@ class _Run:
         self._save_now()
         list_bad_images(self.job, self.folder, self.report)
         skip = " --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
-        return TrainingError(f"{error}. {self._what_is_saved(skip)}")
+        return TrainingError(f"{error}. {self.saver.what_is_saved(skip)}")
 
     def _save_now(self) -> None:
         """A checkpoint of all steps that are done, where there is none yet."""
         self.report.flush()
-        if self.several:
-            return  # what one of them meets the others do not know of, and all save or none
-        done = int(self.state.step)
-        if done not in (0, self.checkpoints.latest_step()) and bool(is_finite(self.state)):
-            notes = self._notes() | {"evaluation_due": self._evaluates(done)}
-            self.checkpoints.save(done, self.state, notes, None)
-        self.checkpoints.wait()
-
-    def _what_is_saved(self, change: str = "") -> str:
-        """A sentence on what the run can go on from; `change` is added to the command."""
-        steps = self.checkpoints.steps()
-        if not steps:
-            return "No checkpoint was written yet"
-        return (
-            f"All up to step {steps[-1]} is saved: the same command with "
-            f"--workdir={self.folder.path}{change} goes on from there"
-        )
-
-    def _notes(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the state."""
-        return {
-            "config": json.loads(to_json(self.job.config)),
-            "class_names": self.job.class_names,
-            "data": self.job.fingerprints,
-            "versions": versions(),
-            "sums": self.report.sums,
-            "left_out": sorted(self.left_out),
-        }
+        # What one of several processes meets the others do not know of, and all save or none.
+        if not self.several:
+            due = self._evaluates(int(self.state.step))
+            self.saver.save_what_there_is(self.state, evaluation_due=due)
 
 
 def _say_complete(folder: RunFolder, summary: dict[str, Any]) -> None:

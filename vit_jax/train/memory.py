@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from vit_jax.sharding import make_mesh
-from vit_jax.train.setup import Job, compile_train_step
+from vit_jax.train.programs import compile_train_step
+from vit_jax.train.setup import Job
 
 USABLE = 0.8
 """Share of a device's memory to reckon with: the kernels that a program calls take some of their

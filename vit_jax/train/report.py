@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax.processes import share
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import MetricWriter
 from vit_jax.train.evaluate import Evaluation
+from vit_jax.train.programs import STOP
 from vit_jax.train.progress import Progress
-from vit_jax.train.setup import STOP, Job
+from vit_jax.train.setup import Job
 
 SKIPS_IN_A_ROW = 10
 """So many steps without an update are borne with `on_nan="skip"`; more end the run."""
@@ -53,7 +55,7 @@ class Report:
         """Over the steps of this epoch so far; loss weighted by examples."""
         self.seconds = {"input_wait": 0.0, "on_device": 0.0}
         self.seconds_to_first_step: float | None = None
-        self._pending: tuple[int, float, dict[str, jax.Array], Any] | None = None
+        self._pending: tuple[int, float, dict[str, jax.Array], list[Any]] | None = None
         self._last_result: float | None = None
         self._steady_images = self._steady_seconds = 0.0
         self._skipped_in_a_row = 0
@@ -72,28 +74,34 @@ class Report:
         """Over all steps but the first, evaluations and checkpoints left out; None before that."""
         return self._steady_images / self._steady_seconds if self._steady_seconds else None
 
-    def step(self, done: int, dispatched: float, metrics: dict[str, jax.Array], plan: Any) -> None:
-        """Note that a step was dispatched at that time, and report the step before it.
+    def call(
+        self, done: int, dispatched: float, metrics: dict[str, jax.Array], plans: list[Any]
+    ) -> None:
+        """Note that steps were dispatched at that time as one call, and report the call before.
+
+        Args:
+          done: steps when all of these are done.
+          metrics: each [], or [steps] where there are several.
 
         Raises:
-          NotFiniteError: the loss or gradient of the step before is not finite, and the config asks
+          NotFiniteError: a loss or gradient of the call before is not finite, and the config asks
             for no more than to say so.
         """
-        before, self._pending = self._pending, (done, dispatched, metrics, plan)
+        before, self._pending = self._pending, (done, dispatched, metrics, plans)
         if before:
-            self._report_step(*before)
+            self._report_call(*before)
 
     def left_out(self, done: int) -> None:
-        """Report the last step dispatched, and note that this one is passed over."""
+        """Report the last call, and note that this one is passed over."""
         self.flush()
         self.say(f"{self._where(done)}  left out: its loss was not finite")
         self._end_epoch(done)
 
     def flush(self) -> None:
-        """Report the last step dispatched; what follows is not part of the steps' time."""
+        """Report the last call; what follows is not part of the steps' time."""
         pending, self._pending = self._pending, None  # first: what is said may find nobody
         if pending:
-            self._report_step(*pending)
+            self._report_call(*pending)
         self._last_result = None
 
     def evaluation(self, split: str, done: int, results: dict[str, Evaluation]) -> None:
@@ -137,14 +145,19 @@ class Report:
         self.progress.close()
         self.writer.close()
 
-    def _report_step(
-        self, done: int, dispatched: float, metrics: dict[str, jax.Array], plan: Any
+    def _report_call(
+        self, done: int, dispatched: float, metrics: dict[str, jax.Array], plans: list[Any]
     ) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        fetched = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
-        if number := int(values.pop(STOP, 0)):
+        if number := int(fetched.pop(STOP, np.zeros(1)).max()):
             self.agreed_stop = signal.Signals(number)
-        self._count_time(now, dispatched, values["examples"])
+        self._count_time(now, dispatched, float(fetched["examples"].sum()))
+        for i, plan in enumerate(plans):
+            values = {name: float(value[i]) for name, value in fetched.items()}
+            self._report_step(done - len(plans) + i + 1, values, plan)
+
+    def _report_step(self, done: int, values: dict[str, float], plan: Any) -> None:
         if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
             self._skipped_in_a_row = 0
             self._report_values(done, values)

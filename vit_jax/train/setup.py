@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from vit_jax.compilation import quickly
 from vit_jax.config import Config
@@ -19,14 +18,10 @@ from vit_jax.data.order import Order
 from vit_jax.data.streaming import RandomCrop
 from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
-from vit_jax.ops.test_time import TestTime
 from vit_jax.optim import make_optimizer, make_schedule
 from vit_jax.processes import agree, meet, share
 from vit_jax.sharding import (
-    Parallel,
-    Parallelised,
     batch_sharded,
-    data_parallel,
     make_mesh,
     place,
     replicated,
@@ -35,10 +30,9 @@ from vit_jax.sharding import (
 )
 from vit_jax.train.fill_in import fill_in, input_shape
 from vit_jax.train.opening import open_inputs
+from vit_jax.train.programs import TrainProgram, compile_eval_step, compile_train_step
 from vit_jax.train.state import TrainState, init_state
-from vit_jax.train.step import INIT, Recipe, eval_step, stream_key, train_step
-
-STOP = "stop"
+from vit_jax.train.step import INIT, Recipe, stream_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +64,9 @@ class Job:
     """The state as shapes and dtypes."""
     recipe: Recipe
     initial_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+    train_step: TrainProgram
+    train_steps: TrainProgram
+    """`steps_per_call` steps at once: plans `side_by_side`, and metrics with an axis of steps."""
     eval_step: Callable[[Any, Any, Any], Counts]
     test_time_step: Callable[[Any, Any, Any], Counts]
     """The same, averaged over the views that the config asks for."""
@@ -100,6 +96,22 @@ class Job:
     def is_due(self, done: int, every_epochs: float) -> bool:
         """Whether what is done every so many epochs, and at the end, is due after `done` steps."""
         return done == self.total_steps or done % self.steps_of(every_epochs) == 0
+
+    def is_between_calls(self, done: int) -> bool:
+        """Whether an evaluation or a checkpoint is due after `done` steps."""
+        every = self.config.checkpoint_every_epochs, self.config.eval_every_epochs
+        return any(self.is_due(done, epochs) for epochs in every)
+
+    def steps_at_once(self, done: int) -> int:
+        """How many steps go out as one call after `done`: `steps_per_call`, or else 1.
+
+        It depends on the step alone and not on where a run began, so that one that goes on computes
+        with the same programs as one that was never stopped.
+        """
+        number = self.config.steps_per_call
+        if done % number or done + number > self.total_steps:
+            return 1
+        return 1 if any(map(self.is_between_calls, range(done + 1, done + number))) else number
 
     def steps_of(self, epochs: float) -> int:
         """The number of steps, at least one, nearest to a number of epochs."""
@@ -170,6 +182,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         recipe=recipe,
         initial_state=lambda: _start(initial_state, config.seed, params, sharding, devices[0]),
         train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"], sharding),
+        train_steps=compile_train_step(
+            recipe, mesh, config.parallel, feeds["train"], sharding, several=True
+        ),
         eval_step=compile_eval_step(
             recipe, mesh, config.parallel, feeds["train"], sharding=sharding.params
         ),
@@ -191,62 +206,6 @@ def _start(
         compiler_options=quickly(device),
     )
     return start(params)
-
-
-def compile_train_step(
-    recipe: Recipe, mesh: Mesh, parallel: Parallel, feed: Feed, sharding: Any = None
-) -> Parallelised:
-    """(state, resident, plan) -> (next state, metrics); the old state's buffers are reused.
-
-    Where the plan says under `STOP`, in each row, which signal its process has got, or 0, the
-    metrics say the largest: so all processes know of it at the same step, at no cost.
-
-    `resident` and `plan` are those of the feed, or of another of its kind; `sharding` is that of
-    the state, None where every device holds it whole.
-    """
-    recipe = on_device(recipe, feed)
-
-    def step(state, resident, plan, axis_name=None):
-        following, metrics = train_step(state, feed.gather(resident, plan), recipe, axis_name)
-        if STOP in plan:
-            metrics[STOP] = plan[STOP].max()
-        return following, metrics
-
-    return data_parallel(
-        step,
-        mesh,
-        parallel,
-        donate=True,
-        resident=feed.sharding,
-        state=sharding,
-        results=None if sharding is None else (sharding, replicated(mesh)),
-        meet=meet,
-    )
-
-
-def on_device(recipe: Recipe, feed: Feed) -> Recipe:
-    """The recipe without what the feed does on the host already."""
-    if not feed.crops_on_host:
-        return recipe
-    augment = dataclasses.replace(recipe.augment, crop_area=None)
-    return dataclasses.replace(recipe, augment=augment)
-
-
-def compile_eval_step(
-    recipe: Recipe,
-    mesh: Mesh,
-    parallel: Parallel,
-    feed: Feed,
-    test_time: TestTime = "none",
-    sharding: Any = None,
-) -> Callable[..., Any]:
-    """(params, resident, plan) -> counts; the arguments as for the training step, `sharding` that
-    of the parameters."""
-
-    def step(params, resident, plan, axis_name=None):
-        return eval_step(params, feed.gather(resident, plan), recipe, axis_name, test_time)
-
-    return data_parallel(step, mesh, parallel, resident=feed.sharding, state=sharding, meet=meet)
 
 
 def _feed(

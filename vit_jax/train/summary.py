@@ -47,8 +47,27 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
         epochs = getattr(config.optim, name)
         if round(epochs * job.steps_per_epoch) > job.total_steps:
             report.say(f"NOTE: optim.{name}={epochs:g} is longer than this training: {consequence}")
+    if note := _note_on_calls(job, start):
+        report.say(note)
     if start:
         report.say(f"Going on from the checkpoint at step {start}")
+
+
+def _note_on_calls(job: Job, start: int) -> str | None:
+    """Say so where `steps_per_call` is not what all steps go by."""
+    number, done, alone = job.config.steps_per_call, start, 0
+    if number == 1:
+        return None
+    while done < job.total_steps:
+        at_once = job.steps_at_once(done)
+        alone += at_once == 1
+        done += at_once
+    if not alone:
+        return None
+    return (
+        f"NOTE: steps_per_call={number}: {alone:,} of {job.total_steps - start:,} steps go out "
+        "alone, since an evaluation, a checkpoint or the end falls among their neighbours"
+    )
 
 
 def describe_held(job: Job) -> str:
