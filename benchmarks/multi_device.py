@@ -134,7 +134,8 @@ def several_processes(steps: int) -> dict[str, list[float]]:
 
 def in_process(steps: int, address: str, index: int) -> None:
     """One of two processes."""
-    from vit_jax.processes import Place, joined
+    from vit_jax.launch import Place
+    from vit_jax.processes import joined
 
     with joined(Place(2, index, address), join_seconds=120):
         found = {name: losses(steps, **kind) for name, kind in SEVERAL.items()}

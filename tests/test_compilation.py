@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax import compilation
 from vit_jax.compilation import keep_compiled, quickly
 
 CODE = """
 import jax, jax.numpy as jnp
+from vit_jax import compilation
 from vit_jax.compilation import keep_compiled
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 print(keep_compiled())
@@ -47,6 +49,30 @@ def test_what_was_compiled_is_found_by_the_next_start(tmp_path):
     assert start(tmp_path) == folder
     assert names(tmp_path) == [first]
     assert next(tmp_path.rglob(first)).stat().st_mtime_ns == written
+
+
+def test_what_a_kill_has_cut_off_is_compiled_again(tmp_path):
+    start(tmp_path)
+    [name] = names(tmp_path)
+    entry = next(tmp_path.rglob(name))
+    whole = entry.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        entry.write_bytes(damaged)
+        start(tmp_path)  # without a warning, see there
+        assert len(entry.read_bytes()) > 0.9 * len(whole)
+
+
+def test_the_oldest_goes_where_there_is_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "LARGEST_CACHE", 250)
+    monkeypatch.setattr(compilation, "_is_whole", lambda path: True)
+    for age in range(4):
+        path = tmp_path / f"{age}-cache"
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / "of another").write_text("y" * 1000)
+    compilation._prune(tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"0-cache", "1-cache", "of another", "looked_at"}
 
 
 def test_the_users_own_choice_stands(tmp_path):

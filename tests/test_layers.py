@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"ops"},
+    {"ops", "launch"},
     {"models", "data", "runs", "optim", "sharding", "processes", "compilation", "fields"},
     {"config", "pictures"},
     {"weights", "config_checks"},

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vit_jax.processes import Place, find_place, joined, leads, share
+from vit_jax.launch import Place, find_place
+from vit_jax.processes import joined, leads, share
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "3"}
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"}

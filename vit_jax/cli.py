@@ -25,7 +25,8 @@ from vit_jax.commands.predict import predict
 from vit_jax.commands.probe import probe
 from vit_jax.commands.summary import summary
 from vit_jax.config import ConfigError
-from vit_jax.processes import ProcessError, end_at_once, find_place, joined, leads
+from vit_jax.launch import find_place
+from vit_jax.processes import ProcessError, end_at_once, joined, leads
 
 
 def train_command(argv: Sequence[str] | None = None) -> int:

@@ -38,16 +38,33 @@ def keep_compiled() -> Path | None:
 
 
 def _prune(folder: Path) -> None:
-    """Remove what is empty, and the oldest beyond `LARGEST_CACHE`.
+    """Remove the oldest beyond `LARGEST_CACHE`, and what a process was killed in writing.
 
-    JAX could keep to a size itself, but a process killed as it writes then spoils the cache.
+    JAX could keep to a size itself, but such a process then spoils the cache; and without that it
+    would warn of the file at every start, and never write it again.
     """
+    looked = folder / "looked_at"
+    since = looked.stat().st_mtime_ns if looked.exists() else 0
+    looked.touch()
     room = LARGEST_CACHE
-    files = [(path, path.stat()) for path in folder.iterdir() if path.is_file()]
+    files = [(path, path.stat()) for path in folder.glob("*-cache")]
     for path, found in sorted(files, key=lambda file: file[1].st_mtime_ns, reverse=True):
         room -= found.st_size
-        if room < 0 or not found.st_size:
+        if room < 0 or (found.st_mtime_ns >= since and not _is_whole(path)):
             path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file that JAX has compressed can be read to its end."""
+    try:
+        from jax._src.compilation_cache import decompress_executable  # no public name
+    except ImportError:
+        return True
+    try:
+        decompress_executable(path.read_bytes())
+    except Exception:  # of three libraries, whichever jax has found
+        return False
+    return True
 
 
 def quickly(device: jax.Device) -> dict[str, Any] | None:

@@ -150,8 +150,8 @@ def test_r24_without_process_0_the_other_ends(config_path, tmp_path):
 )
 def test_r24_a_process_that_never_comes_is_said():
     code = (
-        "from vit_jax import processes as p\n"
-        f"place = p.Place(2, 0, '127.0.0.1:{processes.free_port()}')\n"
+        "from vit_jax import launch, processes as p\n"
+        f"place = launch.Place(2, 0, '127.0.0.1:{processes.free_port()}')\n"
         "with p.joined(place, join_seconds=2): pass"
     )
     code, output = processes.run_python(code)
