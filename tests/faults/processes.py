@@ -69,12 +69,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
+def environment(devices=1):
+    """The environment of a process with so many devices; it compiles as quickly as this one."""
+    quick = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in quick if "device_count" not in flag]
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return os.environ | {"XLA_FLAGS": " ".join(flags)}
+
+
 def start(config_path, workdir, *arguments, devices=1, largest_file=None, **options):
     """`python train.py`, as people start it, its output on a pipe.
 
     `largest_file`: bytes beyond which no file of the process can grow, as on a full disk.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
     limited = [] if largest_file is None else ["-c", LIMITED, str(largest_file)]
     return subprocess.Popen(
         [
@@ -82,7 +89,7 @@ def start(config_path, workdir, *arguments, devices=1, largest_file=None, **opti
             *(f"--workdir={workdir}", *arguments),
         ],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -126,11 +133,10 @@ def end(process):
 
 def run_python(code):
     """Run some lines of Python in a process of their own; returns exit code and output."""
-    environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

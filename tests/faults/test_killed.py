@@ -1,7 +1,6 @@
 """Processes that are killed; runs that go on end, to the bit, as uninterrupted ones."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -119,7 +118,7 @@ def test_r27_tensorflow_is_never_loaded(tmp_path):
         test_split="test",
     )
     path = processes.write_config(tmp_path, processes.small_config(data=data, steps=2))
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(planted.parent)}
+    environment = processes.environment() | {"PYTHONPATH": str(planted.parent)}
     loads = [sys.executable, "-c", "import tensorflow"]
     assert subprocess.run(loads, env=environment, check=False).returncode == 77
     done = subprocess.run(
@@ -153,7 +152,7 @@ def test_r2_r18_the_printed_command_goes_on(config_path, whole, tmp_path):
     done = subprocess.run(
         [sys.executable, *command[1:]],
         cwd=processes.ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=processes.environment(),
         capture_output=True,
         text=True,
         check=False,

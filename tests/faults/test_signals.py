@@ -52,7 +52,7 @@ def test_r2_r4_r18_three_stops_change_nothing(config_path, whole, tmp_path):
     "the process leaves at once with exit code 130 and without a checkpoint",
 )
 def test_r4_a_second_ctrl_c_leaves_at_once(tmp_path):
-    model = processes.small_config().model.clone(depth=48)  # to compile for many seconds
+    model = processes.small_config().model.clone(depth=12)  # to compile for some seconds
     path = processes.write_config(tmp_path, processes.small_config(model=model))
     folder = tmp_path / "run"
     process = processes.start(path, folder)

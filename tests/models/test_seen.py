@@ -68,10 +68,11 @@ def test_other_methods_give_the_same_numbers(fields, method):
         return (model.apply(variables, IMAGES, train=True) ** 2).sum()
 
     ours, theirs = (jax.grad(loss)(variables, one) for one in (fused, model))
-    # Of the largest gradient: that of a bias on the keys is 0 but for rounding.
+    # Of the largest gradient: that of a bias on the keys is 0 but for rounding. Each of the two is
+    # up to 2e-5 from the same gradient in float64, depending on how XLA compiles the sums.
     scale = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(got / scale, expected / scale, atol=1e-5)
+        np.testing.assert_allclose(got / scale, expected / scale, atol=4e-5)
 
 
 def test_fused_attention_is_another_program_but_for_dropout_on_the_weights():
