@@ -65,6 +65,7 @@ def test_from_equinox_learns_and_gives_the_same_logits(tmp_path):
     assert number(r"largest difference (\S+)", printed) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_attention_falls_on_the_shape(tmp_path):
     from matplotlib.image import imread
@@ -83,6 +84,7 @@ def test_attention_falls_on_the_shape(tmp_path):
     assert dark < 0.6 * bright
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_weights_and_a_folder_go_through_fine_tuning_and_attention(tmp_path):
     printed = run("fine_tune_folder.py", tmp_path)
@@ -128,6 +130,7 @@ def test_the_notebook_holds_its_outputs():
     assert not re.search(r"/(home|tmp|usr|root|work)/|Warning", printed_by(outputs))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="reads notebooks")

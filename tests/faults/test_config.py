@@ -18,7 +18,7 @@ def refused(tmp_path, monkeypatch, capsys):
     def no_compiling(*args, **kwargs):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr("vit_jax.train.setup.data_parallel", no_compiling)
+    monkeypatch.setattr("vit_jax.train.programs.data_parallel", no_compiling)
 
     def lines(*arguments):
         before = sorted(tmp_path.iterdir())

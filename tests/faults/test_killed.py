@@ -81,6 +81,7 @@ def test_r12_a_stale_lock_is_recognised(config_path, tmp_path):
     assert json.loads((folder / ".lock").read_text()) == {}
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "one run on 1 device, stopped, on 4 devices, stopped, on 2 devices to its end",
     "every loss is within 1e-5 of those of an uninterrupted run on one device",

@@ -55,6 +55,7 @@ def kernel_says(process, name):
     return int(found[1]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "A step asks for more memory than the process may have",
     "Exit code 1: the message names a batch that fits and the flags that need less memory, and the "
@@ -96,6 +97,7 @@ def test_r28_out_of_memory_names_the_batch_that_fits(tmp_path):
     assert smaller.returncode == 0, smaller.stderr
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "A training whose state is large goes on from its checkpoint",
     "It needs no more memory than it did when it began",

@@ -40,12 +40,14 @@ def test_two_processes_train_as_one_does(together, whole):
     assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints"} <= there
 
 
+@pytest.mark.long
 def test_each_process_decodes_its_share_alone(config_path, whole, tmp_path):
     folder = tmp_path / "run"
     processes.finish_several(config_path, folder, "--config.data.feed=streaming")
     assert_close(folder, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["together first", "alone first"])
 def test_checkpoints_are_read_by_any_number_of_processes(order, config_path, whole, tmp_path):
     folder = tmp_path / "run"
@@ -60,6 +62,7 @@ def test_checkpoints_are_read_by_any_number_of_processes(order, config_path, who
     assert_close(folder, whole)
 
 
+@pytest.mark.long
 def test_a_state_in_shares_of_two_processes_is_read_by_one(config_path, tmp_path):
     folder = tmp_path / "run"
     model = ("--config.model.width=128", "--config.model.mlp_dim=256")
@@ -74,6 +77,7 @@ def test_a_state_in_shares_of_two_processes_is_read_by_one(config_path, tmp_path
     assert "Going on from the checkpoint at step 8" in outputs[0]
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "SIGTERM to one of two processes that train as one",
     "both stop after the same step, with a checkpoint and code 143; the job started again ends "
@@ -113,6 +117,7 @@ def test_r24_a_killed_process_ends_the_other(config_path, together, tmp_path):
     assert_gone_on(config_path, folder, together[0])
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "SIGSTOP to one of two processes that train as one: it lives, and does nothing",
     "the other ends after the time set for signs of life, naming the process that gives none",
@@ -129,6 +134,7 @@ def test_r24_a_process_that_hangs_ends_the_other(config_path, tmp_path):
     assert "Error: process 1 of 2 has given no sign of life for 10 s." in output
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "SIGKILL to process 0 of two, with which JAX keeps what processes know of each other",
     "the other ends at once, with another code than 0; JAX's own words may stand where ours would",

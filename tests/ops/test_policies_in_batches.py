@@ -53,7 +53,9 @@ def test_an_image_does_not_depend_on_the_number_of_devices(policy, photographs):
     spread = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     on_all = policy(*jax.device_put((keys, images), spread))
     assert len(on_all.devices()) == 8
-    np.testing.assert_allclose(on_all, alone, rtol=0, atol=1e-6)
+    # Programs of other shapes may round otherwise where a pixel comes from: by 40 * 2^-23 of a
+    # pixel, and neighbours differ by up to 1.
+    np.testing.assert_allclose(on_all, alone, rtol=0, atol=6e-6)
 
 
 def test_a_key_says_everything(policy, photographs):

@@ -53,6 +53,7 @@ def trained(job):
     return jax.device_get(state), dict(zip(METRICS, np.transpose(rows), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_in_parts_is_the_training_with_the_large_batch(config, monkeypatch):
     whole, expected = trained(job_on(config, 1, "auto", 1, monkeypatch))
