@@ -25,7 +25,8 @@ TRAININGS = {
     "plain": {},
     "twice the batch": {"batch_size": 64},
     "accumulate_steps=4": {"accumulate_steps": 4},
-    "remat": {"remat": True},
+    "remat=dots": {"remat": "dots"},
+    "remat=full": {"remat": "full"},
 }
 
 
@@ -64,7 +65,7 @@ def measure(changes: dict[str, Any]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 64, 64, 3), np.uint8)
     changes = dict(changes)
-    model = vit("Ti/4", num_classes=None, remat=changes.pop("remat", False))
+    model = vit("Ti/4", num_classes=None, remat=changes.pop("remat", "none"))
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
         data = DataConfig(

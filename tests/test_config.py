@@ -124,6 +124,7 @@ def test_unknown_field_is_named_with_the_nearest_one(field, message):
         ("model__patch_size", [4, 4, 4], r"config\.model\.patch_size=\[4, 4, 4\]: expected"),
         ("model__patch_size", [4, 2.5], r"config\.model\.patch_size=\[4, 2\.5\]: expected"),
         ("data__mean", [0.5, "x"], r"config\.data\.mean=\[0\.5, 'x'\]: expected tuple"),
+        ("model__remat", True, r"\.remat=True: expected one of 'none', 'full', 'dots' \(What the"),
         ("model__dtype", "float64", r"='float64': expected one of 'float32', 'bfloat16', None"),
         ("optim__freeze", "head", r"config\.optim\.freeze='head': expected tuple\[str, \.\.\.\]"),
         ("seed", 2**63, r"config\.seed=9223372036854775808: should be below 2\*\*63"),

@@ -87,14 +87,15 @@ def test_the_tables_say_what_was_measured(capsys, path, monkeypatch, limit, code
     def measure(job, setting=None):
         setting = setting or memory.setting_of(job)
         asked.append((setting.accumulate_steps, setting.remat))
-        total = 10**8 // setting.accumulate_steps // (2 if setting.remat else 1)
+        less = {"none": 1, "dots": 2, "full": 4}[setting.remat]
+        total = 10**8 // setting.accumulate_steps // less
         return memory.Need(setting, total, total // 2, total / 64)
 
     monkeypatch.setattr(memory, "measure", measure)
     monkeypatch.setattr(memory, "device_limit", lambda devices: limit)
     arguments = ["doctor", "--config", path, "--config.batch_size=64"]
     assert cli.main(arguments) == code
-    assert asked == [(1, False), (1, True), (2, False), (4, False)]
+    assert asked == [(1, "none"), (1, "dots"), (1, "full"), (2, "none"), (4, "none")]
     found = rows(capsys.readouterr().out)
     assert found["activations"].split("  ") == ["50 MB", "with batch_size=64, 1.56 MB an image"]
     verdict = "80% of 1 GB: fits" if code == 0 else "80% of 90 MB: DOES NOT FIT"
@@ -102,7 +103,8 @@ def test_the_tables_say_what_was_measured(capsys, path, monkeypatch, limit, code
     largest = {name: found[name].split() for name in found if name.startswith("--config")}
     if code == 0:
         assert found["as it is"].split() == ["50", "MB", "100", "MB", "512"]
-        assert largest["--config.model.remat=True"] == ["25", "MB", "50", "MB", "1,024"]
+        assert largest["--config.model.remat=dots"] == ["25", "MB", "50", "MB", "1,024"]
+        assert largest["--config.model.remat=full"] == ["12.5", "MB", "25", "MB", "2,048"]
         assert largest["--config.accumulate_steps=4"] == ["12.5", "MB", "25", "MB", "2,048"]
     else:
         # 46 images, of which eight devices can share 40; in four parts each, 160 of 184.

@@ -85,7 +85,7 @@ def test_r28_out_of_memory_names_the_batch_that_fits(tmp_path):
     assert fits, full.stderr
     assert 100 < int(fits[1]) < 768
     assert re.search(r"--config\.accumulate_steps=[234],", full.stderr)
-    assert "--config.model.remat=True" in full.stderr
+    assert "--config.model.remat=full" in full.stderr
     after = load_run(tmp_path / "run")
     assert after.step == before.step == 1
     for name, leaf in before.params["head"].items():

@@ -689,6 +689,7 @@ class TestTransformations(chex.TestCase):
         ("final_norm", "all"),
         ("patch_method", "linear"),
         ("init_scheme", "he"),
+        ("remat", "all"),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")

@@ -159,7 +159,7 @@ def test_the_explanation_names_the_batch_that_fits_and_the_flags(job, monkeypatc
         "Out of memory on cpu with batch_size=64, asking for 2.5 GB at once. A step needs 1 GB on "
         "each device, 10 MB of it per image of the batch, and there are 1 GB, 80% of which can "
         "be used. What helps: --config.batch_size=40, which fits; or --config.accumulate_steps=2, "
-        "the same update computed in 2 parts; or --config.model.remat=True, mostly less memory, "
+        "the same update computed in 2 parts; or --config.model.remat=full, mostly less memory, "
         "for more time."
     )
 
@@ -181,7 +181,7 @@ def test_an_explanation_never_fails(job, monkeypatch, fails):
     monkeypatch.setattr(memory, "measure", measure)
     text = explain_out_of_memory(jax.errors.JaxRuntimeError(FULL), job)
     assert ("could not be found out" if fails else "does not tell what it needs") in text
-    for flag in ("batch_size=32, which may fit", "accumulate_steps=2", "model.remat=True"):
+    for flag in ("batch_size=32, which may fit", "accumulate_steps=2", "model.remat=full"):
         assert f"--config.{flag}" in text
 
 

@@ -114,6 +114,7 @@ def _print_memory(job: "Job") -> bool:
     import dataclasses
 
     from vit_jax.train.memory import (
+        LESS,
         USABLE,
         batch_unit,
         device_limit,
@@ -140,8 +141,8 @@ def _print_memory(job: "Job") -> bool:
 
     print(f"\n{'':<36}{'activations':>12}{'total':>12}{'largest batch_size':>22}")
     settings = {"as it is": setting}
-    if not setting.remat:
-        settings["--config.model.remat=True"] = dataclasses.replace(setting, remat=True)
+    for word in LESS[setting.remat]:
+        settings[f"--config.model.remat={word}"] = dataclasses.replace(setting, remat=word)
     for parts in (2 * setting.accumulate_steps, 4 * setting.accumulate_steps):
         if setting.batch_size % (len(devices) * parts) == 0:
             settings[f"--config.accumulate_steps={parts}"] = dataclasses.replace(

@@ -1,13 +1,20 @@
 """The transformer block and the stack of blocks."""
 
 from collections.abc import Callable
+from typing import Literal
 
+import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import AttentionMethod, SelfAttention
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, layer_norm
+
+Remat = Literal["none", "full", "dots"]
+
+_KEPT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+"""What the backward pass is given of a block besides its input, by the word of `Remat`."""
 
 
 class Block(nn.Module):
@@ -90,9 +97,11 @@ class Encoder(nn.Module):
     depth: int
     block: Callable[..., nn.Module]
     drop_path: float = 0.0
-    remat: bool = False
-    """Keep the blocks' inputs alone for the backward pass, which computes the rest of them again
-    (arXiv 1604.06174)."""
+    remat: Remat = "none"
+    """What the backward pass computes again, instead of keeping it. none: nothing. full: all but
+    the blocks' inputs (arXiv 1604.06174). dots: all but those and the results of the linear layers,
+    so elementwise parts and attention's two products, which take much memory and few operations
+    (selective recomputation, arXiv 2205.05198, section 5)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
@@ -100,7 +109,8 @@ class Encoder(nn.Module):
         def run(block, x):
             return block(x, train=train)
 
-        run = nn.remat(run) if self.remat else run
+        if self.remat != "none":
+            run = nn.remat(run, policy=_KEPT[self.remat])
         for i in range(self.depth):
             rate = self.drop_path * i / max(self.depth - 1, 1)
             x = run(self.block(drop_path=rate, name=f"block_{i}"), x)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 
 from vit_jax.models import initializers
 from vit_jax.models.attention import AttentionMethod
-from vit_jax.models.encoder import Block, Encoder
+from vit_jax.models.encoder import Block, Encoder, Remat
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, Dense, Dropout, Dtype, layer_norm
 from vit_jax.models.patches import PatchEmbed, grid_size, pair
@@ -115,8 +115,10 @@ class ViT(nn.Module):
     """Standard deviation of the learned positions' initial values."""
     dtype: Dtype | None = None
     """Compute type; parameters, softmax and norm statistics stay float32. None: float32."""
-    remat: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it. none: nothing; full: all but the
+    blocks' inputs: least memory, about a third more time; dots: all but those and the linear
+    layers' results: less memory, a few percent more operations."""
 
     def __call__(
         self, images: Num[Array | np.ndarray, "b h w c"], *, train: bool = False

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax.models.encoder import Remat
 from vit_jax.sharding import make_mesh
 from vit_jax.train.programs import compile_train_step
 from vit_jax.train.setup import Job
@@ -19,13 +20,17 @@ USABLE = 0.8
 own, which its analysis leaves out, and a full memory is never in one piece."""
 
 
+LESS: dict[Remat, tuple[Remat, ...]] = {"none": ("dots", "full"), "dots": ("full",), "full": ()}
+"""The words of `ViT.remat` with which a step keeps less than with this one, by falling need."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What decides how much memory a step needs, of one model and one optimiser."""
 
     batch_size: int
     accumulate_steps: int = 1
-    remat: bool = False
+    remat: Remat = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,8 +260,8 @@ def remedies_for(job: Job, need: Need | None, limit: float) -> list[str]:
         remedies.append(
             f"--config.accumulate_steps={parts}, the same update computed in {parts} parts"
         )
-    if not setting.remat:
-        remedies.append("--config.model.remat=True, mostly less memory, for more time")
+    if setting.remat != "full":
+        remedies.append("--config.model.remat=full, mostly less memory, for more time")
     return remedies or ["a smaller model"]
 
 
