@@ -255,6 +255,7 @@ def from_json(text: str) -> Config:
 # What may change between a run and its resumption without changing what has been learnt so far.
 RESUMABLE = (
     "model.remat",
+    "model.scan_layers",
     "accumulate_steps",
     "steps_per_call",
     "data.root",

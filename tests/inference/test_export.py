@@ -48,6 +48,8 @@ KINDS = {
         "dropout": 0.3,
         "drop_path": 0.3,
         "attention_dropout": 0.3,
+        "scan_layers": True,
+        "remat": "full",
     },
     "map": {
         "pool": "map",

@@ -134,6 +134,27 @@ def test_drop_path_keeps_the_dtype(normal, apply):
     assert out.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_traced_rate_of_drop_path_drops_as_a_known_one(dtype, normal):
+    x = jnp.asarray(normal((50, 3, 5)), dtype)
+
+    def drop(x, rate):
+        return DropPath(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+
+    @jax.jit
+    def traced(x, rate):
+        return jax.value_and_grad(lambda x: (drop(x, rate) ** 2).sum())(x), drop(x, rate)
+
+    for rate in (0.0, 0.25, 0.4, 1.0):
+        (_, gradient), out = traced(x, rate)
+        assert out.dtype == dtype
+        expected = drop(x, rate)
+        np.testing.assert_array_equal(out == 0, expected == 0)
+        np.testing.assert_allclose(*(np.float32(each) for each in (out, expected)), rtol=1e-6)
+        assert np.isfinite(np.float32(gradient)).all()
+        np.testing.assert_array_equal(gradient == 0, expected == 0)
+
+
 @pytest.mark.parametrize(
     "module",
     [Dense(7), Mlp(50), LayerScale(0.5), layer_norm(1e-6, "float32", "norm")],

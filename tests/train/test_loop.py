@@ -142,7 +142,8 @@ def test_resuming_with_another_model_is_refused(tiny_config, tmp_path):
     wider = dataclasses.replace(tiny_config.model, mlp_dim=64)
     with pytest.raises(ConfigError, match=r"model.mlp_dim: 32 there, 64 now"):
         run(dataclasses.replace(tiny_config, model=wider), RunFolder(tmp_path))
-    longer = dataclasses.replace(tiny_config, steps=8, log_every_steps=2)
+    other = tiny_config.model.clone(scan_layers=True, remat="dots")  # how, not what
+    longer = dataclasses.replace(tiny_config, model=other, steps=8, log_every_steps=2)
     assert run(longer, RunFolder(tmp_path)).summary["steps"] == 8
 
 

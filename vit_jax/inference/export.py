@@ -199,7 +199,8 @@ def _forward(saved: SavedModel, probabilities: bool) -> Forward:
     """Pixels as decoded -> outputs, in float32, the weights inside."""
     # Arrays of NumPy become constants wherever the function is compiled.
     variables = {"params": jax.device_get(saved.params)}
-    model = saved.model.clone(dtype="float32")
+    # Neither changes a number, and a file should not hold a loop that copies its weights.
+    model = saved.model.clone(dtype="float32", remat="none", scan_layers=False)
 
     def forward(pixels):
         # The default on GPUs and TPUs is to round the factors to TF32 or bfloat16.

@@ -8,6 +8,7 @@ from vit_jax.models.patches import PatchEmbed, grid_size
 from vit_jax.models.pooling import MapPool
 from vit_jax.models.seen import Seen, look_inside, patch_maps, usual_query
 from vit_jax.models.sizes import SIZES, vit
+from vit_jax.models.stacking import stack_layers, unstack_layers
 from vit_jax.models.vit import ViT
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "look_inside",
     "parameter_count",
     "patch_maps",
+    "stack_layers",
+    "unstack_layers",
     "usual_query",
     "vit",
 ]

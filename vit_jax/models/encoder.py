@@ -1,15 +1,17 @@
 """The transformer block and the stack of blocks."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import AttentionMethod, SelfAttention
 from vit_jax.models.initializers import Init
 from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, layer_norm
+from vit_jax.models.stacking import stack_layers
 
 Remat = Literal["none", "full", "dots"]
 
@@ -33,7 +35,7 @@ class Block(nn.Module):
     qk_norm: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path: float | Float[Array, ""] = 0.0
     layer_scale: float | None = None
     """Initial value of LayerScale; None: no LayerScale."""
     output_norm: bool = False
@@ -102,16 +104,62 @@ class Encoder(nn.Module):
     the blocks' inputs (arXiv 1604.06174). dots: all but those and the results of the linear layers,
     so elementwise parts and attention's two products, which take much memory and few operations
     (selective recomputation, arXiv 2205.05198, section 5)."""
+    scan_layers: bool = False
+    """Compile one block and run it `depth` times, by `jax.lax.scan` over the stacked parameters of
+    all; see `ViT.scan_layers`. The parameters keep their names. Runs block by block, as without,
+    where "intermediates" are asked for. Drops other examples than without, equally many."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
+        # Initialising makes parameters under each block's name, and what a block sows could not
+        # leave the loop.
+        unrolled = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.scan_layers and self.depth > 1 and not unrolled:
+            return self._scanned(x, train)
+
         # A function of the module, since `train` has to stay a Python bool.
         def run(block, x):
             return block(x, train=train)
 
         if self.remat != "none":
             run = nn.remat(run, policy=_KEPT[self.remat])
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(self.depth - 1, 1)
+        for i, rate in enumerate(self._drop_path_rates()):
             x = run(self.block(drop_path=rate, name=f"block_{i}"), x)
         return x
+
+    def _drop_path_rates(self) -> list[float]:
+        return [self.drop_path * i / max(self.depth - 1, 1) for i in range(self.depth)]
+
+    def _scanned(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+        """One program for all blocks, which a loop runs on the parameters of each in turn."""
+        rates = keys = None
+        if train and self.drop_path > 0:
+            rates = jnp.asarray(self._drop_path_rates(), jnp.float32)
+        # Without a key nothing is dropped, or the block says that it needs one.
+        if train and self.has_rng("dropout"):
+            keys = jax.random.split(self.make_rng("dropout"), self.depth)
+
+        def run(x, layer):
+            params, rate, key = layer
+            # Without a parent: a module of this one would look for parameters under its own name.
+            block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
+            rngs = None if key is None else {"dropout": key}
+            # Flax types `apply` for all its uses.
+            return cast(Any, block.apply)({"params": params}, x, train=train, rngs=rngs), None
+
+        if self.remat != "none":
+            # Two loops, forward and backward: no compiler merges what stands in both.
+            run = jax.checkpoint(run, prevent_cse=False, policy=_KEPT[self.remat])
+        x, _ = jax.lax.scan(run, x, (stack_layers(self._block_params()), rates, keys))
+        return x
+
+    def _block_params(self) -> dict[str, Any]:
+        """The parameters that were given, of this depth's blocks."""
+        params = self.variables.get("params", {})
+        names = [f"block_{i}" for i in range(self.depth)]
+        if missing := [name for name in names if name not in params]:
+            raise ValueError(
+                f"depth={self.depth} needs the parameters of block_0 to {names[-1]}, but there is "
+                f"no {missing[0]}: choose the depth that the model was initialised with"
+            )
+        return {name: params[name] for name in names}

@@ -193,16 +193,22 @@ class LayerScale(nn.Module):
 class DropPath(nn.Module):
     """Drop a whole residual branch per example, with probability `rate` (arXiv 1603.09382).
 
-    The branches that stay are divided by `1 - rate`, so evaluation needs no correction.
+    The branches that stay are divided by `1 - rate`, so evaluation needs no correction. The rate
+    may be an array, traced where one program runs for several layers; then it always draws.
     """
 
-    rate: float = 0.0
+    rate: float | Float[Array, ""] = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
-        if not train or self.rate == 0.0:
+        known = not isinstance(self.rate, jax.Array)
+        if not train or (known and self.rate == 0.0):
             return x
-        if self.rate >= 1.0:
+        if known and self.rate >= 1.0:
             return jnp.zeros_like(x)  # dividing by 1 - rate would make the gradient NaN
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (x.shape[0], 1, 1))
-        return jnp.where(keep, x / (1 - self.rate), 0)
+        share = 1 - self.rate
+        if not known:
+            # Of x's type, which an array would widen; and, as above, no division by 0.
+            share = jnp.where(self.rate < 1, share, 1).astype(x.dtype)
+        return jnp.where(keep, x / share, 0)

@@ -119,6 +119,12 @@ class ViT(nn.Module):
     """What the backward pass computes again instead of keeping it. none: nothing; full: all but the
     blocks' inputs: least memory, about a third more time; dots: all but those and the linear
     layers' results: less memory, a few percent more operations."""
+    scan_layers: bool = False
+    """Trace and compile one block and run it `depth` times. In every step the blocks' weights are
+    copied into one stack, and their gradients out of one: memory for a second copy of both. Each of
+    these copies is compiled by itself, so on a CPU a training step compiles for longer than without
+    (docs/performance.md). Same names of parameters, same numbers but for rounding; dropout and
+    drop-path draw other masks."""
 
     def __call__(
         self, images: Num[Array | np.ndarray, "b h w c"], *, train: bool = False
@@ -174,7 +180,9 @@ class ViT(nn.Module):
             init_scheme=self.init_scheme,
             dtype=dtype,
         )
-        encoder = Encoder(self.depth, block, self.drop_path, self.remat, name="encoder")
+        encoder = Encoder(
+            self.depth, block, self.drop_path, self.remat, self.scan_layers, name="encoder"
+        )
         tokens = encoder(tokens, train=train)
         if self.final_norm == "tokens":
             tokens = layer_norm(self.norm_eps, dtype, "norm")(tokens)
