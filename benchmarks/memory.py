@@ -25,8 +25,10 @@ TRAININGS = {
     "plain": {},
     "twice the batch": {"batch_size": 64},
     "accumulate_steps=4": {"accumulate_steps": 4},
-    "remat=dots": {"remat": "dots"},
-    "remat=full": {"remat": "full"},
+    "remat=dots": {"model": {"remat": "dots"}},
+    "remat=full": {"model": {"remat": "full"}},
+    "scan_layers": {"model": {"scan_layers": True}},
+    "scan_layers, remat=full": {"model": {"scan_layers": True, "remat": "full"}},
 }
 
 
@@ -65,7 +67,7 @@ def measure(changes: dict[str, Any]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 64, 64, 3), np.uint8)
     changes = dict(changes)
-    model = vit("Ti/4", num_classes=None, remat=changes.pop("remat", "none"))
+    model = vit("Ti/4", num_classes=None, **changes.pop("model", {}))
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
         data = DataConfig(
