@@ -5,6 +5,9 @@ import time
 
 import pytest
 from faults import processes
+from faults.small_training import make_colours
+
+from vit_jax.data.source import DataConfig
 
 # Each of them starts several processes.
 pytestmark = pytest.mark.slow
@@ -148,6 +151,41 @@ def test_r24_without_process_0_the_other_ends(config_path, tmp_path):
     processes.end(first)
     assert code != 0
     assert "another task died" in output or "it goes on from its newest checkpoint" in output
+
+
+@pytest.mark.long
+@pytest.mark.fault(
+    "a file without a picture in the share of one of two processes, `on_bad_image=error`",
+    "that process names the file and ends with code 1; the other ends too, with one line, and does "
+    "not wait for ever",
+)
+def test_r24_an_error_of_one_process_ends_the_other(tmp_path):
+    root = make_colours(tmp_path / "pictures", each=16)
+    torn = sorted((root / "train").rglob("*.png"))[0]
+    torn.write_bytes(b"no picture")
+    data = DataConfig(
+        name="folder",
+        root=str(root),
+        train_split="train",
+        eval_split=None,
+        test_split=None,
+        image_size=8,
+        feed="streaming",
+        workers=0,
+    )
+    config = processes.small_config(data=data, batch_size=8, steps=40)
+    path = processes.write_config(tmp_path, config)
+    ends = [processes.end(p) for p in processes.start_several(path, tmp_path / "run")]
+    assert [code for code, _ in ends] == [1, 1], ends
+    errors = [
+        [line for line in output.splitlines() if line.startswith("Error: ")] for _, output in ends
+    ]
+    assert [len(lines) for lines in errors] == [1, 1], ends
+    lines = [line for [line] in errors]
+    [named] = [line for line in lines if f"{torn.parent.name}/{torn.name}" in line]
+    assert "is not an image" in named
+    [other] = [line for line in lines if line != named]
+    assert "it goes on from its newest checkpoint" in other
 
 
 @pytest.mark.fault(
