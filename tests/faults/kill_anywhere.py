@@ -27,6 +27,18 @@ def is_saving(workdir):
     return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
 
 
+def training(steps):
+    """A training whose steps are long beside its saves, so that moments differ; saves every ten."""
+    model = processes.small_config().model.clone(patch_size=2, width=64, depth=2, mlp_dim=128)
+    return processes.small_config(
+        model=model,
+        batch_size=128,
+        checkpoint_every_epochs=2.0,
+        eval_every_epochs=4.0,
+        steps=steps,
+    )
+
+
 def kill_once(config_path, workdir, draw, in_save):
     """Start the run, kill it at a moment drawn at random, and return what the moment was.
 
@@ -34,10 +46,9 @@ def kill_once(config_path, workdir, draw, in_save):
     """
     process = processes.start(config_path, workdir)
     first = max((int(path.name) for path in saved(workdir)), default=0)
-    processes.wait_until(processes.after_step(workdir, first + draw.randrange(1, 8)), process)
-    if in_save:
-        with contextlib.suppress(AssertionError):  # the run has ended before a further save
-            processes.wait_until(lambda: is_saving(workdir), process)
+    processes.wait_until(processes.after_step(workdir, first + draw.randrange(1, 25)), process)
+    with contextlib.suppress(AssertionError):  # the run has ended before that
+        processes.wait_until(lambda: is_saving(workdir) == in_save, process)
     time.sleep(draw.uniform(0, 0.03))  # to die at no moment that any condition names
     inside = is_saving(workdir)
     process.kill()
@@ -50,24 +61,19 @@ def saved(workdir):
     return [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
 
 
-def kill_anywhere(folder, kills, seed=0, whole=None, steps_a_kill=12):
+def kill_anywhere(folder, kills, seed=0, steps_a_kill=15):
     """Kill a run so many times, let it end, and compare it with one that nobody has interrupted.
 
     Args:
       folder: an empty one, for both runs.
-      whole: the run that nobody has interrupted, of as many steps; None: it is made.
 
     Returns:
       a report: the kills, and both fingerprints. AssertionError: something differs.
     """
     draw = random.Random(seed)  # noqa: S311
-    config_path = processes.write_config(
-        folder, processes.small_config(steps=max(60, kills * steps_a_kill))
-    )
-    if whole is None:
-        whole = folder / "whole"
-        processes.finish(config_path, whole)
-    killed = folder / "killed"
+    config_path = processes.write_config(folder, training(kills * steps_a_kill))
+    whole, killed = folder / "whole", folder / "killed"
+    processes.finish(config_path, whole)
     report = [kill_once(config_path, killed, draw, bool(n % 2)) for n in range(kills)]
     processes.finish(config_path, killed)
     assert not is_saving(killed), "something of a killed save is left"
@@ -89,7 +95,8 @@ def main():
         print(json.dumps(kill))
     done = [kill for kill in report["kills"] if kill["killed"]]
     inside = sum(kill["in_save"] for kill in done)
-    print(f"{len(done)} kills, {inside} of them inside a save")
+    steps = sorted({kill["step"] for kill in done})
+    print(f"{len(done)} kills after {len(steps)} different steps, {inside} of them inside a save")
     print(f"sha256 uninterrupted {report['fingerprints'][0]}")
     print(f"sha256 killed        {report['fingerprints'][1]}: equal, and so is every loss")
 

@@ -19,13 +19,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.fault(
-    "SIGKILL at four random moments of a run, at least one of them inside a save",
+    "SIGKILL at four random moments of a run, some of them inside a save and some outside",
     "each start goes on from the newest checkpoint; losses and weights end equal to the last bit",
 )
-def test_r1_killed_anywhere_and_gone_on_with_is_the_uninterrupted_run(tmp_path, whole):
-    report = kill_anywhere(tmp_path, kills=4, whole=whole)
+def test_r1_killed_anywhere_and_gone_on_with_is_the_uninterrupted_run(tmp_path):
+    report = kill_anywhere(tmp_path, kills=4)
     assert sum(kill["killed"] for kill in report["kills"]) == 4
-    assert sum(kill["in_save"] for kill in report["kills"]) >= 1
+    assert 1 <= sum(kill["in_save"] for kill in report["kills"]) <= 3
+    assert len({kill["step"] for kill in report["kills"]}) >= 3
 
 
 @pytest.mark.fault(
