@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +65,10 @@ def with_hypothesis(
 
         while time.monotonic() < end:
             try:
-                check()
+                with warnings.catch_warnings():
+                    # That an example is long to print: as an error it would hide the finding.
+                    warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
+                    check()
             except Exception as error:
                 if known is None:
                     raise
