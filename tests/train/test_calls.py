@@ -44,23 +44,20 @@ def trained(config, folder, calls=None):
 
     `calls` gets the number of steps of each call.
     """
+    calls = [] if calls is None else calls
     job = set_up(config)
-    if calls is not None:
-        programs = {
-            "train_step": lambda *given: calls.append(1) or job.train_step(*given),
-            "train_steps": lambda state, resident, plan: (
-                calls.append(plan["mask"].shape[1]) or job.train_steps(state, resident, plan)
-            ),
-        }
-        running = dataclasses.replace(job, **programs)
-    else:
-        running = job
-    train(running, RunFolder(folder))
+    counting = dataclasses.replace(
+        job,
+        train_step=lambda *given: calls.append(1) or job.train_step(*given),
+        train_steps=lambda state, resident, plan: (
+            calls.append(plan["mask"].shape[1]) or job.train_steps(state, resident, plan)
+        ),
+    )
+    train(counting, RunFolder(folder))
     rows = [row for row in read_rows(folder) if "loss" in row]
-    [newest] = sorted((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))[-1:]
-    return [[row["split"], row["step"], row["loss"]] for row in rows], read_proof(
-        newest / "proof"
-    ).arrays
+    newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    proof = read_proof(newest / "proof")
+    return [[row["split"], row["step"], row["loss"]] for row in rows], proof.arrays
 
 
 def losses(rows):

@@ -200,7 +200,7 @@ class _Run:
         self.checkpoints.check()
         stopping = self._signal()  # read once: a signal may arrive at any moment
         evaluates = self._evaluates(done)
-        if not (stopping or self.job.is_between_calls(done)):
+        if not (stopping or self.job.interrupts(done)):
             return {}
         self.report.flush()
         results = self._evaluated(done) if evaluates and not stopping else {}
@@ -216,7 +216,7 @@ class _Run:
 
         Every regular checkpoint gets a score, or the best of them could not be told.
         """
-        return self.job.eval_feed is not None and self.job.is_between_calls(done)
+        return self.job.eval_feed is not None and self.job.interrupts(done)
 
     def _evaluated(self, done: int) -> dict[str, Evaluation]:
         """Evaluate on the held-out split and tell; returns nothing where a signal cut it short."""

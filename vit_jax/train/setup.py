@@ -97,7 +97,7 @@ class Job:
         """Whether what is done every so many epochs, and at the end, is due after `done` steps."""
         return done == self.total_steps or done % self.steps_of(every_epochs) == 0
 
-    def is_between_calls(self, done: int) -> bool:
+    def interrupts(self, done: int) -> bool:
         """Whether an evaluation or a checkpoint is due after `done` steps."""
         every = self.config.checkpoint_every_epochs, self.config.eval_every_epochs
         return any(self.is_due(done, epochs) for epochs in every)
@@ -111,7 +111,7 @@ class Job:
         number = self.config.steps_per_call
         if done % number or done + number > self.total_steps:
             return 1
-        return 1 if any(map(self.is_between_calls, range(done + 1, done + number))) else number
+        return 1 if any(map(self.interrupts, range(done + 1, done + number))) else number
 
     def steps_of(self, epochs: float) -> int:
         """The number of steps, at least one, nearest to a number of epochs."""
