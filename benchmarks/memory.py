@@ -8,7 +8,6 @@ what it had before: on a GPU by the device's own count, on a CPU by the operatin
 """
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 from pathlib import Path
@@ -55,32 +54,14 @@ def main() -> None:
 
 def measure(changes: dict[str, Any]) -> dict[str, float]:
     """Bytes that one training step was reckoned to need, and that it took."""
-    import tempfile
-
     import jax
-    import numpy as np
 
     from vit_jax.train.memory import measure as reckon
     from vit_jax.train.memory import resident_bytes
-    from vit_jax.train.setup import set_up
 
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (64, 64, 64, 3), np.uint8)
-    changes = dict(changes)
+    changes = {"batch_size": 32} | changes
     model = vit("Ti/4", num_classes=None, **changes.pop("model", {}))
-    with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
-        data = DataConfig(
-            name="arrays",
-            root=f"{folder}/data.npz",
-            train_split="train",
-            eval_split=None,
-            test_split=None,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-        )
-        config = Config(model=model, data=data, optim=OptimConfig(), batch_size=32, steps=3)
-        job = set_up(dataclasses.replace(config, **changes))
+    job = on_random_images(64, model=model, **changes)
     reckoned = reckon(job)
     if reckoned is None:
         raise SystemExit("this backend does not tell what its programs need")
@@ -93,6 +74,30 @@ def measure(changes: dict[str, Any]) -> dict[str, float]:
         state, _ = job.train_step(state, feed.resident, feed.plan(step))
     jax.block_until_ready(state)
     return {"reckoned_bytes": reckoned.total, "taken_bytes": bytes_in_use(most=True) - before}
+
+
+def on_random_images(size: int, **fields: Any) -> Any:
+    """A training of three steps on 64 images of so many pixels a side; `fields` of its `Config`."""
+    import tempfile
+
+    import numpy as np
+
+    from vit_jax.train.setup import set_up
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, size, size, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
+        data = DataConfig(
+            name="arrays",
+            root=f"{folder}/data.npz",
+            train_split="train",
+            eval_split=None,
+            test_split=None,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+        )
+        return set_up(Config(data=data, optim=OptimConfig(), steps=3, **fields))
 
 
 def bytes_in_use(most: bool) -> int:

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from input_pipeline import environment
+from memory import on_random_images
 
 from vit_jax import vit
-from vit_jax.config import Config
-from vit_jax.data.source import DataConfig
-from vit_jax.optim import OptimConfig
 
 
 def main() -> None:
@@ -72,7 +69,8 @@ def compiled(depth: int, scan_layers: bool) -> dict[str, Any]:
     """A training step and what it takes, and a row of what compiling it took."""
     from vit_jax.train.memory import lower_train_step, setting_of
 
-    job = prepare(depth, scan_layers)
+    model = vit("Ti/4", num_classes=None).clone(depth=depth, scan_layers=scan_layers)
+    job = on_random_images(32, model=model, batch_size=64)
     started = time.perf_counter()
     lowered = lower_train_step(job, setting_of(job))
     traced, traced_cpu = time.perf_counter(), time.process_time()
@@ -88,30 +86,6 @@ def compiled(depth: int, scan_layers: bool) -> dict[str, Any]:
     plan = jax.device_put(job.train_feed.plan(0), step.input_shardings[0][2])
     images = job.train_feed.resident, plan
     return {"row": row, "step": step, "state": job.initial_state(), "images": images}
-
-
-def prepare(depth: int, scan_layers: bool) -> Any:
-    """The training, of random images."""
-    import tempfile
-
-    from vit_jax.train.setup import set_up
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "data.npz", images=images, labels=np.arange(64) % 4)
-        data = DataConfig(
-            name="arrays",
-            root=f"{folder}/data.npz",
-            train_split="train",
-            eval_split=None,
-            test_split=None,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-        )
-        model = vit("Ti/4", num_classes=None).clone(depth=depth, scan_layers=scan_layers)
-        config = Config(model=model, data=data, optim=OptimConfig(), batch_size=64, steps=3)
-        return set_up(config)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, programs that compile quickly, and one cache of them for the session."""
+"""Eight fake CPU devices, programs that compile quickly, and one cache of them for all workers."""
 
 import os
 import tempfile

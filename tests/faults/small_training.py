@@ -1,6 +1,7 @@
 """A training on a folder of pictures that takes a second or two, as people start it."""
 
 from data.folders import plain, save
+from faults import processes
 
 from vit_jax import ViT
 from vit_jax.cli import train_command
@@ -19,6 +20,21 @@ def make_colours(root, each=4):
             shade = [max(0, channel - 5 * number) for channel in colour]
             save(root / "train" / name / f"{number}.png", plain(shade, 8, 8))
     return root
+
+
+def streaming(root, workers):
+    """The config of forty steps on such a folder, whose pictures are read as they are needed."""
+    data = DataConfig(
+        name="folder",
+        root=str(root),
+        train_split="train",
+        eval_split=None,
+        test_split=None,
+        image_size=8,
+        feed="streaming",
+        workers=workers,
+    )
+    return processes.small_config(data=data, batch_size=8, steps=40)
 
 
 def train_on(root, workdir, *arguments, steps=2, name="folder"):

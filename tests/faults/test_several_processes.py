@@ -5,9 +5,7 @@ import time
 
 import pytest
 from faults import processes
-from faults.small_training import make_colours
-
-from vit_jax.data.source import DataConfig
+from faults.small_training import make_colours, streaming
 
 # Each of them starts several processes.
 pytestmark = pytest.mark.slow
@@ -163,18 +161,7 @@ def test_r24_an_error_of_one_process_ends_the_other(tmp_path):
     root = make_colours(tmp_path / "pictures", each=16)
     torn = sorted((root / "train").rglob("*.png"))[0]
     torn.write_bytes(b"no picture")
-    data = DataConfig(
-        name="folder",
-        root=str(root),
-        train_split="train",
-        eval_split=None,
-        test_split=None,
-        image_size=8,
-        feed="streaming",
-        workers=0,
-    )
-    config = processes.small_config(data=data, batch_size=8, steps=40)
-    path = processes.write_config(tmp_path, config)
+    path = processes.write_config(tmp_path, streaming(root, workers=0))
     ends = [processes.end(p) for p in processes.start_several(path, tmp_path / "run")]
     assert [code for code, _ in ends] == [1, 1], ends
     errors = [

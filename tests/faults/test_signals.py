@@ -6,9 +6,8 @@ import time
 
 import pytest
 from faults import processes
-from faults.small_training import make_colours
+from faults.small_training import make_colours, streaming
 
-from vit_jax.data.source import DataConfig
 from vit_jax.train.stops import AGAIN_SECONDS
 
 # Each of them starts several processes.
@@ -109,18 +108,7 @@ def test_r4_ctrl_c_also_ends_whoever_reads_the_output(config_path, tmp_path):
 def pictures(tmp_path):
     """The config of a run that two worker processes read for."""
     root = make_colours(tmp_path / "pictures", each=16)
-    data = DataConfig(
-        name="folder",
-        root=str(root),
-        train_split="train",
-        eval_split=None,
-        test_split=None,
-        image_size=8,
-        feed="streaming",
-        workers=2,
-    )
-    config = processes.small_config(data=data, batch_size=8, steps=40)
-    return processes.write_config(tmp_path, config)
+    return processes.write_config(tmp_path, streaming(root, workers=2))
 
 
 @pytest.mark.fault(

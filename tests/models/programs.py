@@ -1,6 +1,14 @@
-"""What is in a program before XLA compiles it."""
+"""What is in a program before XLA compiles it, and whether two give the same."""
 
+import jax
+import numpy as np
 from jax.extend import core
+
+
+def assert_equal(one, other):
+    """To the bit, leaf by leaf."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def count(jaxpr, name="dot_general"):

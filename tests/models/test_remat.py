@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.programs import count
+from models.programs import assert_equal, count
 
 from vit_jax import ViT
 from vit_jax.config import Config, from_json, to_json
@@ -34,11 +34,6 @@ def plain():
 @pytest.fixture
 def images():
     return jax.random.normal(jax.random.key(2), (4, 16, 16, 3))
-
-
-def assert_equal(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.parametrize("word", ["full", "dots"])

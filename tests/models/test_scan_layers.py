@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from models.programs import count
+from models.programs import assert_equal, count
 
 from vit_jax import Encoder, ViT
 from vit_jax.config import RESUMABLE, Config, from_json, to_json
@@ -27,11 +27,6 @@ def plain():
 @pytest.fixture
 def images():
     return jax.random.normal(jax.random.key(2), (4, 16, 16, 3))
-
-
-def assert_equal(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def assert_close(found, expected, share):
