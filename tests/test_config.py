@@ -369,7 +369,7 @@ def test_a_mistake_in_a_config_file_is_named(tmp_path, line, message, unchecked)
             "ViT(num_heads='4')|OptimConfig(momentum='much')|batch_size=8",
             [
                 "config.model.num_heads='4': expected int (Attention heads of a block.)",
-                "config.optim.momentum='much': expected float (Momentum of sgd.)",
+                "config.optim.momentum='much': expected float (Momentum of sgd and muon.)",
             ],
         ),
     ],

@@ -9,7 +9,15 @@ import optax
 import pytest
 
 from vit_jax import ViT
-from vit_jax.optim import OptimConfig, decay_mask, ema_update, make_optimizer, make_schedule
+from vit_jax.optim import (
+    OptimConfig,
+    decay_mask,
+    ema_decay,
+    ema_update,
+    make_optimizer,
+    make_schedule,
+    muon_labels,
+)
 
 try:
     import torch
@@ -232,7 +240,7 @@ def test_decay_mask_takes_kernels_only(vit_params):
     assert names_where(jax.tree.map(lambda decayed: not decayed, mask)) == NOT_DECAYED
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize(
     ("decay", "expected"), [("kernels", DECAYED), ("all", DECAYED | NOT_DECAYED)]
 )
@@ -262,3 +270,40 @@ def test_ema_follows_its_recurrence():
         expected = {k: keep * expected[k] + (1 - keep) * new[k] for k in expected}
         for name, value in expected.items():
             np.testing.assert_allclose(ema[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_takes_the_matrices_of_the_blocks(vit_params):
+    labels = muon_labels(vit_params)
+    by_muon = names_where(jax.tree.map(lambda label: label == "muon", labels))
+    assert by_muon == {name for name in DECAYED if name.startswith("encoder/")}
+
+
+def test_beside_muon_everything_else_is_adamws(vit_params):
+    """To the bit; and the blocks' matrices move by Muon's step and the same decay."""
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), vit_params)
+    common = {"learning_rate": 0.1, "schedule": "constant", "weight_decay": 0.5, "b2": 0.9}
+    updates = {}
+    for name in ("muon", "adamw"):
+        config = OptimConfig(name=name, momentum=0.95, **common)
+        optimizer = make_optimizer(config, make_schedule(config, 1, 1))
+        state = jax.jit(optimizer.init)(vit_params)
+        updates[name], _ = jax.device_get(jax.jit(optimizer.update)(gradients, state, vit_params))
+    labels = jax.tree.leaves(muon_labels(vit_params))
+    assert labels.count("muon") == 4
+    for label, muon, adamw in zip(labels, *map(jax.tree.leaves, updates.values()), strict=True):
+        if label == "adamw":
+            np.testing.assert_array_equal(muon, adamw)
+            continue
+        moved = muon + 0.1 * 0.5  # all weights are 1
+        assert np.sqrt((moved**2).mean()) == pytest.approx(0.1 * 0.2, rel=0.25)
+        assert np.linalg.norm(moved, 2) < 0.1 * 0.2 * max(moved.shape) ** 0.5 * 1.3 * 3**0.5
+
+
+def test_average_reaches_back_by_epochs_or_by_a_decay():
+    assert ema_decay(OptimConfig(), 10) is None
+    assert ema_decay(OptimConfig(ema_decay=0.9), 10) == 0.9
+    assert ema_decay(OptimConfig(ema_epochs=2.5), 40) == pytest.approx(0.99)
+    assert ema_decay(OptimConfig(ema_epochs=0.01), 10) == 0  # less than a step: no memory
+    with pytest.raises(ValueError, match=r"ema_decay=0\.9 and optim\.ema_epochs=1"):
+        ema_decay(OptimConfig(ema_decay=0.9, ema_epochs=1.0), 10)

@@ -37,6 +37,24 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class EarlyConfig:
+    """The first epochs on fewer tokens, which cost less; by default there are none."""
+
+    epochs: float = 0.0
+    """How many."""
+    patch_size: int | tuple[int, int] | None = None
+    """Larger patches for these epochs, as FlexiViT takes them (arXiv 2212.08013); the model then
+    needs `patch_kernel_size`, and positions without a table. None: the model's own."""
+    patch_dropout: float | None = None
+    """Share of the patches left out in these epochs (arXiv 2208.07220). None: the model's own."""
+
+    def model(self, model: ViT) -> ViT:
+        """The model as these epochs train it."""
+        own = {"patch_size": self.patch_size, "patch_dropout": self.patch_dropout}
+        return model.clone(**{name: value for name, value in own.items() if value is not None})
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run is made of. Exactly one of `epochs` and `steps` is set."""
 
@@ -51,6 +69,8 @@ class Config:
     """What happens to training images."""
     optim: OptimConfig = OptimConfig()
     """How weights are updated."""
+    early: EarlyConfig = EarlyConfig()
+    """What is cheaper at the beginning."""
     seed: int = 0
     """Fixes the initial weights, the order of images and all randomness in training."""
     batch_size: int = 128
@@ -147,7 +167,7 @@ def _variables(path: Path) -> dict[str, Any]:
         return runpy.run_path(str(path))
     except TypeError:
         # Python names the first unknown argument alone, so the others are looked for.
-        kinds = (Config, ViT, DataConfig, AugmentConfig, OptimConfig)
+        kinds = (Config, ViT, DataConfig, AugmentConfig, OptimConfig, EarlyConfig)
         by_name = {kind.__name__: kind for kind in kinds}
         if unknown := unknown_fields(ast.parse(path.read_bytes()), by_name):
             raise ConfigError(*unknown) from None
@@ -171,25 +191,27 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "should be at least 1",
         lambda x: x >= 1,
         "batch_size accumulate_steps steps_per_call fsdp keep_checkpoints log_every_steps "
-        "data.max_pixels data.image_size model.patch_size model.width model.depth model.num_heads "
+        "data.max_pixels data.image_size model.patch_size model.patch_kernel_size early.patch_size "
+        "model.width model.depth model.num_heads "
         "model.head_dim model.mlp_dim model.image_size model.channels model.representation",
     ),
     (
         "should be at least 0",
         lambda x: x >= 0,
         "seed data.holdout_seed data.workers model.num_registers optim.learning_rate "
-        "optim.final_learning_rate optim.warmup_epochs optim.head_only_epochs optim.weight_decay",
+        "optim.final_learning_rate optim.warmup_epochs optim.head_only_epochs optim.weight_decay "
+        "early.epochs",
     ),
     (
         "should be at least 0 and below 1",
         lambda x: 0 <= x < 1,
         "label_smoothing model.dropout model.attention_dropout model.embed_dropout model.drop_path "
-        "optim.ema_decay optim.momentum optim.b1 optim.b2",
+        "model.patch_dropout early.patch_dropout optim.ema_decay optim.momentum optim.b1 optim.b2",
     ),
     (
         "should be above 0",
         lambda x: x > 0,
-        "epochs steps eval_every_epochs checkpoint_every_epochs optim.clip_norm",
+        "epochs steps eval_every_epochs checkpoint_every_epochs optim.clip_norm optim.ema_epochs",
     ),
     (
         "should be above 0 and at most 1",

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vit_jax.config import Config, check_ranges
 from vit_jax.models import ViT
 from vit_jax.models.patches import pair
-from vit_jax.optim import Params, freeze_mask, make_optimizer
+from vit_jax.optim import Params, ema_decay, freeze_mask, make_optimizer
 
 
 def problems(
@@ -48,14 +49,24 @@ def problems(
             f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
             "follows from it"
         )
-    try:
-        make_optimizer(config.optim, lambda step: 0.0, steps_per_epoch=1)
-    except ValueError as error:
-        found.append(str(error))
+    for make in (
+        lambda: make_optimizer(config.optim, _zero, 1),
+        lambda: ema_decay(config.optim, 1),
+    ):
+        try:
+            make()
+        except ValueError as error:
+            found.append(str(error))
     known = config.pretrained is None if model_known is None else model_known
     if known and not any(problem.startswith("model.") for problem in ranges):
         found += _model_problems(config, image_shape or _declared_shape(config))
     return found
+
+
+def _zero(step: Any) -> float:
+    """A schedule for an optimiser that is only to say whether it can be made."""
+    del step
+    return 0.0
 
 
 def nearest_multiples(number: int, unit: int) -> str:
@@ -81,12 +92,16 @@ def _length_problems(
     if epochs is None or not epochs > 0:
         return []
     found = []
-    for name in ("warmup_epochs", "head_only_epochs"):
-        trial = not {"epochs", "steps"}.isdisjoint(overridden) and f"optim.{name}" not in overridden
-        value = getattr(config.optim, name)
+    parts = {
+        "optim.warmup_epochs": config.optim.warmup_epochs,
+        "optim.head_only_epochs": config.optim.head_only_epochs,
+        "early.epochs": config.early.epochs,
+    }
+    for name, value in parts.items():
+        trial = not {"epochs", "steps"}.isdisjoint(overridden) and name not in overridden
         if value > epochs and not trial:
             found.append(
-                f"optim.{name}={value:g}: longer than the training, {length}; choose at most "
+                f"{name}={value:g}: longer than the training, {length}; choose at most "
                 f"{epochs:.3g}, or train longer"
             )
     return found
@@ -148,7 +163,27 @@ def _model_problems(config: Config, image_shape: tuple[int, int, int]) -> list[s
         freeze_mask(params, config.optim.freeze)
     except ValueError as error:
         found.append(str(error))
-    return found
+    return found if found else _early_problems(config, model, image_shape, params)
+
+
+def _early_problems(
+    config: Config, model: ViT, image_shape: tuple[int, int, int], params: Params
+) -> list[str]:
+    """A line where the early epochs' model is none, or has other parameters than the model."""
+    if not config.early.epochs:
+        return []
+    try:
+        early = _parameters(config.early.model(model), image_shape)
+    except ValueError as error:
+        return [f"early.{error}"]
+    if jax.tree.map(jnp.shape, early) == jax.tree.map(jnp.shape, params):
+        return []
+    patch = config.early.patch_size
+    return [
+        f"early.patch_size={patch}: these epochs would train parameters of other shapes than "
+        f"patch_size={model.patch_size}; set model.patch_kernel_size={patch}, and "
+        "model.positions=sincos2d or none, which have no table"
+    ]
 
 
 def _parameters(model: ViT, image_shape: tuple[int, int, int]) -> Params:

@@ -89,7 +89,7 @@ def expected(kind: type, dotted: str) -> str:
 
     >>> from vit_jax.optim import OptimConfig
     >>> expected(OptimConfig, "momentum")
-    'expected float (Momentum of sgd.)'
+    'expected float (Momentum of sgd and muon.)'
     """
     *parents, name = dotted.split(".")
     for parent in parents:

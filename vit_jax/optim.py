@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax.ops.muon import scale_by_muon
+
 Params = Any
 
 BACKBONE = "backbone"
@@ -19,8 +21,9 @@ BACKBONE = "backbone"
 class OptimConfig:
     """The optimiser, its schedule and what is done to gradients and weights."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """adamw (arXiv 1711.05101), or sgd with momentum; both as in torch.optim."""
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    """adamw (arXiv 1711.05101), or sgd with momentum, both as in torch.optim; or muon for the
+    matrices of the blocks, usually with momentum 0.95, beside adamw for all else (2502.16982)."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -34,11 +37,11 @@ class OptimConfig:
     decay: Literal["kernels", "all"] = "kernels"
     """What is decayed: the kernels of Dense layers and patches, or every parameter."""
     momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd and muon."""
     nesterov: bool = False
     """Nesterov momentum, for sgd."""
     b1: float = 0.9
-    """Decay rate of adamw's first moment."""
+    """Decay rate of adamw's first moment, beside muon too."""
     b2: float = 0.999
     """Decay rate of adamw's second moment."""
     eps: float = 1e-8
@@ -47,6 +50,9 @@ class OptimConfig:
     """Largest global norm of the gradient; longer ones are scaled down. None: no clipping."""
     ema_decay: float | None = None
     """Decay per step of a moving average of the weights, evaluated beside them. None: none."""
+    ema_epochs: float | None = None
+    """The same average, by how many epochs it reaches back, whatever their steps: the decay is
+    1 - 1 / (ema_epochs * steps of an epoch)."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by how their paths begin, such as patch_embed or
     encoder/block_0; backbone: all but the head, a linear probe."""
@@ -54,6 +60,22 @@ class OptimConfig:
     """Factor on the learning rate per layer down from the head, usually 0.65 to 0.9. None: 1."""
     head_only_epochs: float = 0.0
     """Epochs at the start in which only the head is updated."""
+
+
+def ema_decay(config: OptimConfig, steps_per_epoch: int) -> float | None:
+    """Decay per step of the moving average of the weights; None: there is no average.
+
+    Raises:
+      ValueError: both fields say it.
+    """
+    if config.ema_epochs is None:
+        return config.ema_decay
+    if config.ema_decay is not None:
+        raise ValueError(
+            f"optim.ema_decay={config.ema_decay} and optim.ema_epochs={config.ema_epochs}: both "
+            "say how far the average of the weights reaches back; set one of them"
+        )
+    return 1 - 1 / max(config.ema_epochs * steps_per_epoch, 1)
 
 
 def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -78,10 +100,10 @@ def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -
 def make_optimizer(
     config: OptimConfig, schedule: optax.Schedule, steps_per_epoch: int | None = None
 ) -> optax.GradientTransformation:
-    """Clipping, then AdamW or SGD with momentum, with `schedule` as learning rate.
+    """Clipping, then AdamW, Muon or SGD with momentum, with `schedule` as learning rate.
 
-    `freeze`, `layer_decay` and `head_only_epochs` wrap these two; without them the state has the
-    structure of the two alone. They read the names of `ViT`'s parameters.
+    `freeze`, `layer_decay` and `head_only_epochs` wrap these; without them the state has the
+    structure of the two alone. They, and Muon, read the names of `ViT`'s parameters.
 
     Args:
       steps_per_epoch: the unit of `config.head_only_epochs`, where that is above 0.
@@ -90,20 +112,10 @@ def make_optimizer(
       ValueError: the fields contradict each other. `init` raises one where `freeze` names no
         parameter or leaves none to train.
     """
-    mask = decay_mask if config.decay == "kernels" else None
     clip = optax.identity()
     if config.clip_norm is not None:
         clip = optax.clip_by_global_norm(config.clip_norm)
-    if config.name == "adamw":
-        update = optax.adamw(
-            schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=mask
-        )
-    else:
-        update = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask),
-            optax.sgd(schedule, config.momentum, config.nesterov),
-        )
-    optimizer = optax.chain(clip, update)
+    optimizer = optax.chain(clip, _update_rule(config, schedule))
     if config.freeze:
         # Around the clipping too: what is frozen has no part in the gradient's norm.
         optimizer = optax.partition(
@@ -117,6 +129,41 @@ def make_optimizer(
     if config.head_only_epochs:
         optimizer = optax.chain(optimizer, _head_only(config, steps_per_epoch))
     return optimizer
+
+
+def _update_rule(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW, SGD with momentum, or Muon beside AdamW."""
+    mask = decay_mask if config.decay == "kernels" else None
+    if config.name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay, mask),
+            optax.sgd(schedule, config.momentum, config.nesterov),
+        )
+    adamw = optax.adamw(
+        schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=mask
+    )
+    if config.name == "adamw":
+        return adamw
+    muon = optax.chain(
+        scale_by_muon(config.momentum, matrices_side_by_side),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.partition({"muon": muon, "adamw": adamw}, muon_labels)
+
+
+def muon_labels(params: Params) -> Params:
+    """ "muon" for the matrices of the blocks' Dense layers, "adamw" for every other parameter."""
+
+    def label(path: str) -> str:
+        return "muon" if path.startswith("encoder/") and path.endswith("/kernel") else "adamw"
+
+    return jax.tree.map(label, _paths(params))
+
+
+def matrices_side_by_side(path: str) -> int:
+    """How many matrices stand side by side in a kernel: three in that of q, k and v."""
+    return 3 if path.endswith("/qkv/kernel") else 1
 
 
 def decay_mask(params: Params) -> Params:

@@ -57,6 +57,8 @@ ARCHITECTURES = {
     "attention pooling": {"pool": "map", "mlp_dim": 50, "num_registers": 2},
     "attention pooling, representation": {"pool": "map", "representation": 11},
     "representation": {"representation": 11},
+    "sequence pooling": {"pool": "seq"},
+    "shifted patches, rope": {"pool": "gap", "shifted_patches": True, "rope": True},
     "registers": {"num_registers": 3},
     "no pool": {"pool": "none"},
     "no pool, representation": {"pool": "none", "class_token": True, "representation": 11},

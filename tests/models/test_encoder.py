@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from vit_jax import Block, Encoder, Mlp, SelfAttention
-from vit_jax.models.layers import layer_norm
+from vit_jax.models.layers import LayerNorm
 
 
 def branches(jit, block, params, x, factors=(1, 1)):
@@ -17,7 +17,7 @@ def branches(jit, block, params, x, factors=(1, 1)):
     @jit
     def both(params, x):
         def norm(name, x):
-            return layer_norm(block.norm_eps, "float32", name).apply({"params": params[name]}, x)
+            return LayerNorm(block.norm_eps, "float32").apply({"params": params[name]}, x)
 
         attention = SelfAttention(block.num_heads).apply
         middle = x + factors[0] * attention({"params": params["attn"]}, norm("norm1", x))

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from vit_jax import DropPath, LayerScale, Mlp
-from vit_jax.models.layers import Dense, Dropout, activate, layer_norm
+from vit_jax.models.layers import Dense, Dropout, LayerNorm, activate
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -42,7 +42,7 @@ def test_activation_equals_torch(activation, approximate, torch, to_torch):
 def test_layer_norm_equals_torch(
     epsilon, torch, load, to_torch, torch_names, random_variables, apply
 ):
-    module = layer_norm(epsilon, "float32", "norm")
+    module = LayerNorm(epsilon, "float32")
     # A mean a thousand times the spread: E[x^2] - E[x]^2 would lose all digits.
     x = 1000 + jax.random.normal(jax.random.key(0), (3, 5, 36))
     variables = random_variables(module, x)
@@ -157,7 +157,7 @@ def test_a_traced_rate_of_drop_path_drops_as_a_known_one(dtype, normal):
 
 @pytest.mark.parametrize(
     "module",
-    [Dense(7), Mlp(50), LayerScale(0.5), layer_norm(1e-6, "float32", "norm")],
+    [Dense(7), Mlp(50), LayerScale(0.5), LayerNorm(1e-6, "float32")],
     ids=lambda module: type(module).__name__,
 )
 def test_bfloat16_keeps_float32_parameters(module, random_variables, normal, apply):
@@ -205,7 +205,7 @@ def test_dropout_at_a_rate_of_one_leaves_nothing():
 
 def test_derivatives_of_gelu_and_layer_norm_equal_torch(torch, to_torch, normal):
     x, g = normal((4, 5, 36)), normal((4, 5, 36), seed=2)
-    norm = layer_norm(1e-5, "float32", "norm")
+    norm = LayerNorm(1e-5, "float32")
     params = {"params": {"scale": 1 + 0.3 * normal((36,), 3), "bias": normal((36,), 4)}}
 
     def ours(params, x):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax import Block, MapPool, PatchEmbed, ViT
-from vit_jax.models.layers import layer_norm
+from vit_jax.models.layers import LayerNorm
 from vit_jax.ops.positions import sincos2d
 
 # Nothing square, nothing a power of two: 5x7 patches of 2x3 pixels, three heads of 12 channels.
@@ -401,7 +401,7 @@ def test_every_field_of_a_block_reaches_the_blocks(random_variables, normal, app
     params = variables["params"]
     block = Block(output_norm=True, **fields)
     expected = apply(block, {"params": params["encoder"]["block_0"]}, tokens)
-    norm = layer_norm(0.1, "float32", "norm")
+    norm = LayerNorm(0.1, "float32")
     expected = apply(norm, {"params": params["norm"]}, expected)[:, 0]
     out = apply(model, variables, images, method="features")["pooled"]
     np.testing.assert_allclose(out, expected, atol=1e-5)

@@ -8,6 +8,8 @@ import pytest
 from vit_jax import ViT, load_pretrained
 from vit_jax.ops.resample import resample_patch_kernel, resample_positions
 from vit_jax.weights import WeightsError
+from vit_jax.weights.adapt import adapt
+from vit_jax.weights.trees import flat
 
 
 def test_another_size_says_what_it_does_and_keeps_the_class_entry(saved):
@@ -196,3 +198,27 @@ def test_an_image_that_patches_do_not_fill_is_refused(saved):
     with pytest.raises(ValueError, match=r"patch_size=.* does not divide the image of 30x30"):
         load_pretrained(saved("huggingface"), image_size=30)
     assert isinstance(load_pretrained(saved("timm"), say=None)[0], ViT)
+
+
+def test_a_stored_patch_kernel_serves_every_patch_size(random_model):
+    have, variables = random_model(patch_size=8, patch_kernel_size=4)
+    params = flat(variables["params"])
+    other = have.clone(patch_size=4)
+    adapted, steps, _ = adapt(params, have, other, "bicubic")
+    np.testing.assert_array_equal(adapted["patch_embed/kernel"], params["patch_embed/kernel"])
+    assert steps == ["pos_embed: resampled from 3x3 to 6x6 patches, bicubic"]
+    fixed = have.clone(patch_kernel_size=None)
+    adapted, steps, _ = adapt(params, have, fixed, "bicubic")
+    assert steps == ["patch_embed: patches of 4x4 pixels resized to 8x8, by pseudo-inverse"]
+    assert adapted["patch_embed/kernel"].shape == (8, 8, 3, 64)
+
+
+@pytest.mark.parametrize("fields", [{"channels": 1}, {"patch_size": 4}, {"shifted_patches": False}])
+def test_shifted_patches_stay_as_they_are(random_model, fields):
+    have, variables = random_model(shifted_patches=True)
+    params = flat(variables["params"])
+    assert adapt(params, have, have.clone(num_classes=3), "bicubic")[1] == [
+        "head: initialised anew for 3 classes (instead of 5); train it"
+    ]
+    with pytest.raises(WeightsError, match="they take patches of 8x8 pixels and 3 channels alone"):
+        adapt(params, have, have.clone(**fields), "bicubic")

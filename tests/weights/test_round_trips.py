@@ -81,10 +81,12 @@ def test_every_bit_comes_back(layout, fields, random_model, images_of, preproces
         ("timm", {"positions": "sincos2d", "pool": "gap", "class_token": False}),
         ("timm", {"positions": "sincos2d", "num_registers": 2}),
         ("google", {"positions": "sincos2d", **TANH}),
+        ("timm", {"patch_kernel_size": 4}),
+        ("google", {"patch_kernel_size": (12, 8), **TANH}),
     ],
     ids=str,
 )
-def test_positions_in_another_form_are_the_same_function(
+def test_positions_and_patches_in_another_form_are_the_same_function(
     layout, fields, saved, random_model, images_of
 ):
     model, variables = random_model(**fields)
@@ -105,6 +107,10 @@ def test_positions_in_another_form_are_the_same_function(
         ("huggingface", {"positions": "none"}, "positions='none'"),
         ("timm", {"representation": 40}, "representation=40"),
         ("timm", {"block_output_norm": True}, "block_output_norm=True"),
+        ("timm", {"pool": "seq"}, "pool='seq'"),
+        ("timm", {"norm": "rms"}, "norm='rms'"),
+        ("huggingface", {"rope": True}, "rope=True"),
+        ("google", {"shifted_patches": True}, "shifted_patches=True"),
         ("torchvision", {"layer_scale": 0.1}, "layer_scale=0.1"),
         ("torchvision", {"qkv_bias": False}, "qkv_bias=False"),
         ("torchvision", {"image_size": (24, 32)}, "image_size="),

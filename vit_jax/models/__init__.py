@@ -3,9 +3,9 @@
 from vit_jax.models.attention import SelfAttention
 from vit_jax.models.cost import abstract_params, forward_flops, parameter_count
 from vit_jax.models.encoder import Block, Encoder
-from vit_jax.models.layers import DropPath, LayerScale, Mlp
-from vit_jax.models.patches import PatchEmbed, grid_size
-from vit_jax.models.pooling import MapPool
+from vit_jax.models.layers import DropPath, LayerScale, Mlp, RMSNorm
+from vit_jax.models.patches import PatchDropout, PatchEmbed, grid_size
+from vit_jax.models.pooling import MapPool, SeqPool
 from vit_jax.models.seen import Seen, look_inside, patch_maps, usual_query
 from vit_jax.models.sizes import SIZES, vit
 from vit_jax.models.stacking import stack_layers, unstack_layers
@@ -19,9 +19,12 @@ __all__ = [
     "LayerScale",
     "MapPool",
     "Mlp",
+    "PatchDropout",
     "PatchEmbed",
+    "RMSNorm",
     "Seen",
     "SelfAttention",
+    "SeqPool",
     "ViT",
     "abstract_params",
     "forward_flops",

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Dense, Dropout, Dtype, keep_factors, layer_norm
+from vit_jax.models.layers import Dense, Dropout, Dtype, Norm, keep_factors, make_norm
 from vit_jax.models.patches import divisors
 from vit_jax.ops.attention import attend, cudnn, cudnn_takes
+from vit_jax.ops.positions import rotary2d, rotate
 
 AttentionMethod = Literal["auto", "einsum", "fused"]
 
@@ -66,7 +67,11 @@ class SelfAttention(nn.Module):
     qk_scale: float | None = None
     """Factor on query key^T; None: head_dim ** -0.5."""
     qk_norm: bool = False
-    """A LayerNorm on each head's query and on its key (arXiv 2302.05442, section 2)."""
+    """A norm on each head's query and on its key (arXiv 2302.05442, section 2)."""
+    rope_grid: tuple[int, int] | None = None
+    """Rows and columns of the patches, which are the last tokens: queries and keys are turned by
+    their patch's place, see `ops.positions.rotary2d`. None: they are not."""
+    norm: Norm = "layer"
     norm_eps: float = 1e-6
     attention_dropout: float = 0.0
     """Dropout on the attention weights."""
@@ -85,11 +90,12 @@ class SelfAttention(nn.Module):
         head_dim = width_per_head(width, self.num_heads, self.head_dim)
         inner = self.num_heads * head_dim
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
+        qkv_init, proj_init = self._kernel_inits(width, head_dim)
 
         qkv = Dense(
             3 * inner,
             use_bias=self.qkv_bias,
-            kernel_init=initializers.fused_kernel(self.init_scheme, parts=3),
+            kernel_init=qkv_init,
             bias_init=initializers.dense_bias(self.init_scheme, width),
             dtype=self.dtype,
             name="qkv",
@@ -99,18 +105,40 @@ class SelfAttention(nn.Module):
             for part in jnp.split(qkv, 3, axis=-1)
         )
         if self.qk_norm:
-            q = layer_norm(self.norm_eps, self.dtype, "q_norm")(q)
-            k = layer_norm(self.norm_eps, self.dtype, "k_norm")(k)
+            q = make_norm(self.norm, self.norm_eps, self.dtype, "q_norm")(q)
+            k = make_norm(self.norm, self.norm_eps, self.dtype, "k_norm")(k)
+        if self.rope_grid is not None:
+            prefix = num_tokens - self.rope_grid[0] * self.rope_grid[1]
+            angles = rotary2d(*self.rope_grid, head_dim, prefix)
+            q, k = rotate(q, angles), rotate(k, angles)
         out = self._attend(q, k, v, scale, train)
         out = Dense(
             width,
-            kernel_init=initializers.dense_kernel(self.init_scheme),
+            kernel_init=proj_init,
             bias_init=initializers.dense_bias(self.init_scheme, inner),
             dtype=self.dtype,
             name="proj",
         )(out.reshape(batch, num_tokens, inner))
         # Named: a number would depend on how the attention is computed, and with it the mask.
         return Dropout(self.dropout, name="drop")(out, train=train)
+
+    def _kernel_inits(self, width, head_dim):
+        """Those of q/k/v and of the output projection."""
+        if self.init_scheme != "mimetic":
+            fused = initializers.fused_kernel(self.init_scheme, parts=3)
+            return fused, initializers.dense_kernel(self.init_scheme)
+        # One draw makes both kernels, so neither uses the key of its own.
+        key = self.make_rng("params") if self.is_initializing() else None
+
+        def init(which):
+            def draw(own_key, shape, dtype=jnp.float32):
+                del own_key
+                drawn = initializers.mimetic_attention(key, width, self.num_heads, head_dim)
+                return drawn[which].astype(dtype).reshape(shape)
+
+            return draw
+
+        return init(0), init(1)
 
     def _attend(self, q, k, v, scale, train):
         """[b, n, k, h] three times -> [b, n, k, h], by `attention_method`."""

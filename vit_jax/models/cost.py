@@ -40,10 +40,14 @@ def forward_flops(model: ViT, image_size: int | tuple[int, int] = 224, channels:
     inner = model.num_heads * width_per_head(width, model.num_heads, model.head_dim)
     mlp = 2 * width * (4 * width if model.mlp_dim is None else model.mlp_dim)
 
+    if model.shifted_patches:
+        channels *= 5
     multiply_adds = patches * ph * pw * channels * width
     multiply_adds += model.depth * tokens * (4 * width * inner + 2 * tokens * inner + mlp)
     if model.pool == "map":
         multiply_adds += tokens * 2 * width * (width + 1) + 2 * width * width + mlp
+    if model.pool == "seq":
+        multiply_adds += 2 * tokens * width
     outputs = tokens if model.pool == "none" else 1
     features = width
     if model.representation is not None:

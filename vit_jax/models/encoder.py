@@ -1,5 +1,6 @@
 """The transformer block and the stack of blocks."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -10,10 +11,11 @@ from jaxtyping import Array, Float
 
 from vit_jax.models.attention import AttentionMethod, SelfAttention
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, layer_norm
+from vit_jax.models.layers import Activation, DropPath, Dtype, LayerScale, Mlp, Norm, make_norm
 from vit_jax.models.stacking import stack_layers
 
 Remat = Literal["none", "full", "dots"]
+DropPathSchedule = Literal["linear", "constant"]
 
 _KEPT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 """What the backward pass is given of a block besides its input, by the word of `Remat`."""
@@ -33,17 +35,19 @@ class Block(nn.Module):
     qkv_bias: bool = True
     qk_scale: float | None = None
     qk_norm: bool = False
+    rope_grid: tuple[int, int] | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float | Float[Array, ""] = 0.0
     layer_scale: float | None = None
     """Initial value of LayerScale; None: no LayerScale."""
     output_norm: bool = False
-    """A LayerNorm on the block's output."""
+    """A norm on the block's output."""
     mlp_output_activation: bool = False
     """A second activation after the MLP's second Dense."""
     attention_method: AttentionMethod = "auto"
     activation: Activation = "gelu"
+    norm: Norm = "layer"
     norm_eps: float = 1e-6
     init_scheme: Init = "paper"
     dtype: Dtype = "float32"
@@ -56,12 +60,15 @@ class Block(nn.Module):
                 branch = LayerScale(self.layer_scale, dtype=self.dtype, name=name)(branch)
             return x + DropPath(self.drop_path, name=f"drop_path{number}")(branch, train=train)
 
+        norm = functools.partial(make_norm, self.norm, self.norm_eps, self.dtype)
         attention = SelfAttention(
             self.num_heads,
             head_dim=self.head_dim,
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
             qk_norm=self.qk_norm,
+            rope_grid=self.rope_grid,
+            norm=self.norm,
             norm_eps=self.norm_eps,
             attention_dropout=self.attention_dropout,
             dropout=self.dropout,
@@ -79,12 +86,12 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="mlp",
         )
-        normed = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
+        normed = norm(name="norm1")(x)
         x = residual(x, attention(normed, train=train), 1)
-        normed = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
+        normed = norm(name="norm2")(x)
         x = residual(x, mlp(normed, train=train), 2)
         if self.output_norm:
-            x = layer_norm(self.norm_eps, self.dtype, "norm3")(x)
+            x = norm(name="norm3")(x)
         return x
 
 
@@ -93,12 +100,13 @@ class Encoder(nn.Module):
 
     `block` makes one block from `drop_path` and `name`: `functools.partial(Block, num_heads=3)`.
     The drop-path rate grows linearly from 0 in the first block to `drop_path` in the last
-    (arXiv 1603.09382, section 3).
+    (arXiv 1603.09382, section 3), or is the same in all.
     """
 
     depth: int
     block: Callable[..., nn.Module]
     drop_path: float = 0.0
+    drop_path_schedule: DropPathSchedule = "linear"
     remat: Remat = "none"
     """What the backward pass computes again, instead of keeping it. none: nothing. full: all but
     the blocks' inputs (arXiv 1604.06174). dots: all but those and the results of the linear layers,
@@ -128,6 +136,8 @@ class Encoder(nn.Module):
         return x
 
     def _drop_path_rates(self) -> list[float]:
+        if self.drop_path_schedule == "constant":
+            return [self.drop_path] * self.depth
         return [self.drop_path * i / max(self.depth - 1, 1) for i in range(self.depth)]
 
     def _scanned(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:

@@ -1,4 +1,4 @@
-"""The small parts of a block: Dense on flattened tokens, LayerNorm, Mlp, LayerScale, DropPath."""
+"""The small parts of a block: Dense on flattened tokens, norms, Mlp, LayerScale, DropPath."""
 
 import functools
 import math
@@ -14,6 +14,7 @@ from vit_jax.models.initializers import Init
 
 Dtype = Literal["float32", "bfloat16"]
 Activation = Literal["gelu", "gelu_tanh"]
+Norm = Literal["layer", "rms"]
 
 
 def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..."]:
@@ -77,9 +78,26 @@ class LayerNorm(nn.Module):
         return _normalise(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
 
 
-def layer_norm(epsilon: float, dtype: Dtype, name: str) -> LayerNorm:
-    """`LayerNorm` under a name."""
-    return LayerNorm(epsilon, dtype, name=name)
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) times a learned factor per channel (arXiv 1910.07467).
+
+    A LayerNorm without centring and without bias; statistics are float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (x * inverse * scale).astype(self.dtype)
+
+
+def make_norm(kind: Norm, epsilon: float, dtype: Dtype, name: str) -> nn.Module:
+    """`LayerNorm` or `RMSNorm`, under a name."""
+    return {"layer": LayerNorm, "rms": RMSNorm}[kind](epsilon, dtype, name=name)
 
 
 def _statistics(x, epsilon):

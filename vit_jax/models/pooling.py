@@ -1,5 +1,6 @@
-"""Attention pooling."""
+"""Attention pooling and sequence pooling."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -7,7 +8,7 @@ from jaxtyping import Array, Float
 from vit_jax.models import initializers
 from vit_jax.models.attention import attention_weights
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Activation, Dense, Dtype, Mlp, layer_norm
+from vit_jax.models.layers import Activation, Dense, Dtype, Mlp, Norm, make_norm
 from vit_jax.models.patches import divisors
 
 
@@ -21,6 +22,7 @@ class MapPool(nn.Module):
     mlp_dim: int | None = None
     """Hidden width of the MLP; None: 4 * width."""
     activation: Activation = "gelu"
+    norm: Norm = "layer"
     norm_eps: float = 1e-6
     init_scheme: Init = "paper"
     dtype: Dtype = "float32"
@@ -62,5 +64,29 @@ class MapPool(nn.Module):
             dtype=self.dtype,
             name="mlp",
         )
-        pooled = pooled + mlp(layer_norm(self.norm_eps, self.dtype, "norm")(pooled))
+        pooled = pooled + mlp(make_norm(self.norm, self.norm_eps, self.dtype, "norm")(pooled))
         return pooled[:, 0]
+
+
+class SeqPool(nn.Module):
+    """The mean of the tokens under learned weights, softmax(x w + b): [b, n, d] -> [b, d].
+
+    Source: sequence pooling of the Compact Transformers, arXiv 2104.05704, section 3.2.
+    """
+
+    init_scheme: Init = "paper"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        logits = Dense(
+            1,
+            kernel_init=initializers.dense_kernel(self.init_scheme),
+            bias_init=initializers.dense_bias(self.init_scheme, x.shape[-1]),
+            dtype=self.dtype,
+            name="score",
+        )(x)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=1)
+        # As one head that one query asks, as in `MapPool`.
+        self.sow("intermediates", "attention", weights[:, None, None, :, 0])
+        return jnp.einsum("bnq,bnd->bd", weights.astype(x.dtype), x)

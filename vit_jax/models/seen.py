@@ -22,7 +22,7 @@ class Seen(NamedTuple):
     attention: Float[Array, "l b k n n"]
     """Weights of every block and head, query (row) to key (column), in float32."""
     pool: Float[Array, "b k n"] | None
-    """Weights of the learned query over the tokens with `pool="map"`; else None."""
+    """Weights of the tokens in the pool with `pool="map"` or "seq" (k = 1); else None."""
 
 
 def usual_query(model: ViT) -> Query:
@@ -37,8 +37,8 @@ def patch_maps(
 
     Args:
       grid: r rows and s columns of patches.
-      query: None: see `usual_query`, but with `pool="map"` the rollout is that of its learned
-        query, which looks at the last layer's tokens.
+      query: None: see `usual_query`, but with `pool="map"` or "seq" the rollout is that of the
+        pool, which looks at the last layer's tokens.
 
     Raises:
       ValueError: the model has no such query.
@@ -65,5 +65,6 @@ def look_inside(model: ViT, variables: Any, images: Num[Array | np.ndarray, "b h
     )
     seen = seen["intermediates"]
     blocks = [seen["encoder"][f"block_{i}"]["attn"]["attention"][0] for i in range(model.depth)]
-    pool = seen["map_pool"]["attention"][0][:, :, 0] if model.pool == "map" else None
+    name = {"map": "map_pool", "seq": "seq_pool"}.get(model.pool)
+    pool = None if name is None else seen[name]["attention"][0][:, :, 0]
     return Seen(out["tokens"], out["pooled"], out.get("logits"), jnp.stack(blocks), pool)

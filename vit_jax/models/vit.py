@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Num
 
 from vit_jax.models import initializers
 from vit_jax.models.attention import AttentionMethod
-from vit_jax.models.encoder import Block, Encoder, Remat
+from vit_jax.models.encoder import Block, DropPathSchedule, Encoder, Remat
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Activation, Dense, Dropout, Dtype, layer_norm
-from vit_jax.models.patches import PatchEmbed, grid_size, pair
-from vit_jax.models.pooling import MapPool
+from vit_jax.models.layers import Activation, Dense, Dropout, Dtype, Norm, make_norm
+from vit_jax.models.patches import PatchDropout, PatchEmbed, grid_size, pair
+from vit_jax.models.pooling import MapPool, SeqPool
 from vit_jax.ops.positions import sincos2d
 
-Pool = Literal["cls", "gap", "tokens-mean", "map", "none"]
+Pool = Literal["cls", "gap", "tokens-mean", "map", "seq", "none"]
 Positions = Literal["learned", "sincos2d", "none"]
 FinalNorm = Literal["tokens", "pooled", "none"]
 PatchMethod = Literal["conv", "matmul"]
@@ -63,50 +63,67 @@ class ViT(nn.Module):
     channels: int | None = None
     """Declared channels of an image, checked on every call; None: any."""
     pool: Pool = "cls"
-    """One vector from all: class token, mean of patches, of all tokens, by attention, or none."""
+    """One vector from all: class token, mean of patches, mean of all tokens, by attention (map), by
+    one learned weight per token (seq), or none."""
     class_token: bool | None = None
     """Prepend a class token; None: where the pool needs one (cls, tokens-mean)."""
     num_registers: int = 0
     """Extra learned tokens without positions (arXiv 2309.16588)."""
     positions: Positions = "learned"
     """Position embedding: learned, fixed sine-cosine, or none."""
+    rope: bool = False
+    """Rotary positions on the queries and keys of patches, whatever `positions` adds to tokens
+    (axial RoPE, arXiv 2403.13298)."""
     class_position: bool = True
     """Learned positions have an entry for the class token too, as in the paper."""
     representation: int | None = None
     """Width of a Dense + tanh before the head (pre-training heads have it); None: none."""
     final_norm: FinalNorm = "tokens"
-    """The last LayerNorm: on all tokens before pooling, on the pooled vector, or none."""
+    """The last norm: on all tokens before pooling, on the pooled vector, or none."""
     qkv_bias: bool = True
     """Biases in the q/k/v projection."""
     qk_scale: float | None = None
     """Factor on query key^T; None: head_dim ** -0.5."""
     qk_norm: bool = False
-    """A LayerNorm on each head's query and on its key."""
+    """A norm on each head's query and on its key."""
     dropout: float = 0.0
     """Dropout rate after the attention's output and after both layers of the MLP."""
     attention_dropout: float = 0.0
     """Dropout rate on the attention weights."""
     embed_dropout: float = 0.0
     """Dropout rate on the sum of tokens and positions."""
+    patch_dropout: float = 0.0
+    """Share of the patches of each image that are left out in training, with their cost."""
     drop_path: float = 0.0
-    """Rate of dropping the last block's branches per example; linearly less in those before."""
+    """Rate of dropping the last block's branches per example."""
+    drop_path_schedule: DropPathSchedule = "linear"
+    """The rates of the other blocks: linearly less down to 0 in the first, or all the same."""
     layer_scale: float | None = None
     """Initial value of a learned factor per channel on each residual branch; None: none."""
     block_output_norm: bool = False
-    """A LayerNorm on every block's output."""
+    """A norm on every block's output."""
     mlp_output_activation: bool = False
     """A second activation after the MLP's second layer."""
     activation: Activation = "gelu"
     """gelu: exact, as in PyTorch; gelu_tanh: the tanh approximation."""
+    norm: Norm = "layer"
+    """What norms are: LayerNorm, or RMSNorm (arXiv 1910.07467)."""
     norm_eps: float = 1e-6
-    """Epsilon of every LayerNorm."""
+    """Epsilon of every norm."""
     patch_method: PatchMethod = "conv"
     """How patches are projected: strided convolution, or reshape and product. Same numbers."""
+    patch_kernel_size: int | tuple[int, int] | None = None
+    """The patch size the patch kernel is stored for; it is resized to `patch_size` in every pass,
+    so that one set of weights takes several (arXiv 2212.08013). None: `patch_size`."""
+    shifted_patches: bool = False
+    """Tokens see the four diagonal neighbourhoods of their patch too, as a convolution would let
+    them (shifted patch tokenization, arXiv 2112.13492)."""
     attention_method: AttentionMethod = "auto"
     """How attention is computed: by two products, by JAX's fused function, or as is fastest on the
     device (auto). Same numbers but for rounding."""
     init_scheme: Init = "paper"
-    """Initial values: those of the paper's code, or PyTorch's defaults."""
+    """Initial values: those of the paper's code, PyTorch's defaults, or mimetic: the paper's but in
+    attention, which starts as if it had been trained (arXiv 2305.09828)."""
     head_zero_init: bool = True
     """Start the head at zero, as the paper's code does: the first logits are all 0."""
     cls_init_stddev: float = 0.0
@@ -154,11 +171,16 @@ class ViT(nn.Module):
             self.width,
             self.patch_size,
             self.patch_method,
-            self.init_scheme,
-            dtype,
+            kernel_size=self.patch_kernel_size,
+            shifted=self.shifted_patches,
+            norm_eps=self.norm_eps,
+            init_scheme=self.init_scheme,
+            dtype=dtype,
             name="patch_embed",
         )(jnp.asarray(images, dtype))
         tokens = self._add_class_and_positions(tokens, rows, columns)
+        drop = PatchDropout(self.patch_dropout, self.num_prefix_tokens, name="patch_drop")
+        tokens = drop(tokens, train=train)
         tokens = Dropout(self.embed_dropout)(tokens, train=train)
 
         block = functools.partial(
@@ -169,6 +191,7 @@ class ViT(nn.Module):
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
             qk_norm=self.qk_norm,
+            rope_grid=(rows, columns) if self.rope else None,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             layer_scale=self.layer_scale,
@@ -176,20 +199,27 @@ class ViT(nn.Module):
             mlp_output_activation=self.mlp_output_activation,
             attention_method=self.attention_method,
             activation=self.activation,
+            norm=self.norm,
             norm_eps=self.norm_eps,
             init_scheme=self.init_scheme,
             dtype=dtype,
         )
         encoder = Encoder(
-            self.depth, block, self.drop_path, self.remat, self.scan_layers, name="encoder"
+            self.depth,
+            block,
+            self.drop_path,
+            self.drop_path_schedule,
+            self.remat,
+            self.scan_layers,
+            name="encoder",
         )
         tokens = encoder(tokens, train=train)
         if self.final_norm == "tokens":
-            tokens = layer_norm(self.norm_eps, dtype, "norm")(tokens)
+            tokens = make_norm(self.norm, self.norm_eps, dtype, "norm")(tokens)
 
         pooled = self._pool(tokens)
         if self.final_norm == "pooled":
-            pooled = layer_norm(self.norm_eps, dtype, "norm")(pooled)
+            pooled = make_norm(self.norm, self.norm_eps, dtype, "norm")(pooled)
         if self.representation is not None:
             pooled = self._linear(pooled, self.representation, "representation", zeros=False)
             pooled = jnp.tanh(pooled)
@@ -256,11 +286,15 @@ class ViT(nn.Module):
                     self.num_heads,
                     mlp_dim=self.mlp_dim,
                     activation=self.activation,
+                    norm=self.norm,
                     norm_eps=self.norm_eps,
                     init_scheme=self.init_scheme,
                     dtype=self.dtype or "float32",
                     name="map_pool",
                 )
+                return pool(tokens)
+            case "seq":
+                pool = SeqPool(self.init_scheme, self.dtype or "float32", name="seq_pool")
                 return pool(tokens)
             case _:
                 return tokens
@@ -293,6 +327,11 @@ class ViT(nn.Module):
             )
         if self.pool == "cls" and not self.has_class_token:
             raise ValueError("class_token=False with pool='cls': use pool='gap', 'map' or 'none'")
+        if self.rope and self.patch_dropout:
+            raise ValueError(
+                f"patch_dropout={self.patch_dropout} with rope=True: each image would keep other "
+                "places, and rope turns all images alike; choose one"
+            )
         return grid_size((height, width), self.patch_size)
 
     def _check_positions(self, shape: tuple[int, ...], rows: int, columns: int) -> None:

@@ -1,6 +1,7 @@
-"""Position-embedding tables."""
+"""Positions of patches: tables to add to tokens, and rotations of queries and keys."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -23,3 +24,37 @@ def sincos2d(
     y, x = jnp.mgrid[:rows, :columns]
     y, x = (axis.reshape(-1, 1) * frequencies for axis in (y, x))
     return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], axis=1)
+
+
+def rotary2d(
+    rows: int, columns: int, head_dim: int, prefix: int = 0, temperature: float = 100.0
+) -> Float[np.ndarray, "n half"]:
+    """Angles of rotary positions on a grid, row by row: [prefix + rows * columns, head_dim / 2].
+
+    The first half of the angles is x, the second y, times head_dim / 4 frequencies from 1 down
+    towards 1 / temperature: axial RoPE of arXiv 2403.13298, section 3.2. The `prefix` tokens before
+    the patches have no position and are not rotated.
+
+    Raises:
+      ValueError: head_dim is not a multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(
+            f"head_dim={head_dim} with rope=True: use a multiple of 4, half for x and half for y"
+        )
+    frequencies = temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
+    y, x = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[:rows, :columns])
+    angles = np.concatenate([x, y], axis=1).astype(np.float32)
+    return np.pad(angles, ((prefix, 0), (0, 0)))
+
+
+def rotate(
+    x: Float[Array, "b n k h"], angles: Float[np.ndarray | Array, "n half"]
+) -> Float[Array, "b n k h"]:
+    """Turn each pair of channels (i, i + h/2) by its token's angle (RoPE, arXiv 2104.09864).
+
+    Products of rotated queries and keys depend on the tokens' distance alone.
+    """
+    cosine, sine = (f(angles)[:, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)

@@ -1,6 +1,6 @@
 """Resampling of position tables and patch kernels, by the interpolations of the published systems.
 
-Plain NumPy in float64: this runs once, when weights are loaded.
+Plain NumPy in float64: this runs once, when weights are loaded or a model is traced.
 """
 
 from typing import Literal
@@ -58,12 +58,19 @@ def resample_patch_kernel(
     The new kernel gives on resized patches, as nearly as can be, what the old gave on the patches:
     the pseudo-inverse resize of FlexiViT (arXiv 2212.08013, section 3.4).
     """
-    # The resize of a patch is a product along each of its axes, so its pseudo-inverse is too.
-    inverses = [
-        np.linalg.pinv(resize_matrix(old, new, interpolation).T)
+    down, across = (
+        patch_kernel_matrix(old, new, interpolation)
         for old, new in zip(kernel.shape[:2], patch_size, strict=True)
-    ]
-    return np.einsum("Hh,Ww,hwcd->HWcd", *inverses, kernel, optimize=True).astype(kernel.dtype)
+    )
+    return np.einsum("Hh,Ww,hwcd->HWcd", down, across, kernel, optimize=True).astype(kernel.dtype)
+
+
+def patch_kernel_matrix(old: int, new: int, interpolation: Interpolation) -> np.ndarray:
+    """What resizes a patch kernel along one of its axes, as a matrix: float64 [new, old].
+
+    The resize of a patch is a product along each of its axes, so its pseudo-inverse is too.
+    """
+    return np.linalg.pinv(resize_matrix(old, new, interpolation).T)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:

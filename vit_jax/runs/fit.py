@@ -12,7 +12,7 @@ HINTS = {
     "patch_embed": "model.patch_size, model.channels or model.width",
     "encoder": "model.width, model.depth, model.num_heads or model.mlp_dim",
     "opt_state": "the fields of optim",
-    "ema": "optim.ema_decay",
+    "ema": "optim.ema_decay or optim.ema_epochs",
 }
 """What has probably changed where a part of the state does not fit."""
 

@@ -211,8 +211,8 @@ class Gallery:
         height, width, channels = input_shape(model)
         kernel = np.asarray(params["patch_embed"]["kernel"], np.float32)
         with self._whole("filters.png") as path:
-            patch = pair(model.patch_size)
-            draw_filters(kernel.reshape(*patch, channels, model.width), path)
+            # Of shifted patches the first channels are the image's own, the others its copies'.
+            draw_filters(kernel[:, :, :channels], path)
         if "pos_embed" in params:
             grid = grid_size((height, width), model.patch_size)
             positions = np.asarray(params["pos_embed"], np.float32)[0][-grid[0] * grid[1] :]

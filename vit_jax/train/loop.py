@@ -177,7 +177,7 @@ class _Run:
             # All processes have to stop after the same step, so they tell each other.
             for plan in plans:
                 plan[STOP] = np.full(len(plan["mask"]), self.stop.signal or 0, np.int32)
-        program = job.train_step if number == 1 else job.train_steps
+        program = job.train_program(step, number)
         plan = plans[0] if number == 1 else side_by_side(plans)
         dispatched = time.perf_counter()
         self.state, metrics = program(self.state, job.train_feed.resident, plan)

@@ -18,7 +18,7 @@ from vit_jax.data.order import Order
 from vit_jax.data.streaming import RandomCrop
 from vit_jax.models import parameter_count
 from vit_jax.ops.metrics import Counts
-from vit_jax.optim import make_optimizer, make_schedule
+from vit_jax.optim import ema_decay, make_optimizer, make_schedule
 from vit_jax.processes import agree, meet, share
 from vit_jax.sharding import (
     batch_sharded,
@@ -33,6 +33,16 @@ from vit_jax.train.opening import open_inputs
 from vit_jax.train.programs import TrainProgram, compile_eval_step, compile_train_step
 from vit_jax.train.state import TrainState, init_state
 from vit_jax.train.step import INIT, Recipe, stream_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Early:
+    """The first steps of a training, where its config has `early` epochs."""
+
+    until: int
+    """Number of these steps."""
+    train_step: TrainProgram
+    train_steps: TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Job:
     train_step: TrainProgram
     train_steps: TrainProgram
     """`steps_per_call` steps at once: plans `side_by_side`, and metrics with an axis of steps."""
+    early: Early | None
+    """The programs that do the first steps instead; None: there are no such steps."""
     eval_step: Callable[[Any, Any, Any], Counts]
     test_time_step: Callable[[Any, Any, Any], Counts]
     """The same, averaged over the views that the config asks for."""
@@ -111,7 +123,14 @@ class Job:
         number = self.config.steps_per_call
         if done % number or done + number > self.total_steps:
             return 1
+        if self.early and done < self.early.until < done + number:
+            return 1
         return 1 if any(map(self.interrupts, range(done + 1, done + number))) else number
+
+    def train_program(self, done: int, number: int) -> TrainProgram:
+        """What does the next `number` steps, as many as `steps_at_once` says, after `done`."""
+        part = self.early if self.early and done < self.early.until else self
+        return part.train_step if number == 1 else part.train_steps
 
     def steps_of(self, epochs: float) -> int:
         """The number of steps, at least one, nearest to a number of epochs."""
@@ -145,6 +164,8 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     steps_per_epoch = feeds["train"].steps_per_epoch
     total_steps = config.steps or max(1, round((config.epochs or 0) * steps_per_epoch))
     recipe = make_recipe(config, total_steps, steps_per_epoch)
+    early_recipe = dataclasses.replace(recipe, model=config.early.model(recipe.model))
+    early_until = round(config.early.epochs * steps_per_epoch)
     ema, shape = recipe.ema_decay is not None, train.image_shape
     initial_state = functools.partial(
         init_state, recipe.model, recipe.optimizer, image_shape=shape, ema=ema
@@ -152,6 +173,11 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
     # A wrong shape is an error here, not after minutes of compiling.
     shapes = jax.eval_shape(lambda: initial_state(stream_key(config.seed, INIT)))
     sharding = state_sharding(mesh, shapes)
+    step, steps, early_step, early_steps = (
+        compile_train_step(each, mesh, config.parallel, feeds["train"], sharding, several)
+        for each in (recipe, early_recipe)
+        for several in (False, True)
+    )
     # Where the data lies and who decodes it are each machine's own affair.
     anywhere = dataclasses.replace(config.data, root=None, workers=None)
     agree(
@@ -181,10 +207,9 @@ def set_up(config: Config, overridden: Sequence[str] = (), stored: Config | None
         state_shapes=shapes,
         recipe=recipe,
         initial_state=lambda: _start(initial_state, config.seed, params, sharding, devices[0]),
-        train_step=compile_train_step(recipe, mesh, config.parallel, feeds["train"], sharding),
-        train_steps=compile_train_step(
-            recipe, mesh, config.parallel, feeds["train"], sharding, several=True
-        ),
+        train_step=step,
+        train_steps=steps,
+        early=Early(early_until, early_step, early_steps) if early_until else None,
         eval_step=compile_eval_step(
             recipe, mesh, config.parallel, feeds["train"], sharding=sharding.params
         ),
@@ -250,7 +275,7 @@ def make_recipe(config: Config, total_steps: int, steps_per_epoch: int) -> Recip
         mean=config.data.mean,
         std=config.data.std,
         label_smoothing=config.label_smoothing,
-        ema_decay=config.optim.ema_decay,
+        ema_decay=ema_decay(config.optim, steps_per_epoch),
         freeze=config.optim.freeze,
         seed=config.seed,
         accumulate_steps=config.accumulate_steps,

@@ -114,7 +114,7 @@ def summarise(
         **({f"test_accuracy_{views}": averaged.accuracy} if averaged else {}),
         "test_loss": result and result.loss,
         "test_examples": result and result.examples,
-        "weights": "ema" if job.config.optim.ema_decay is not None else "trained",
+        "weights": "ema" if job.recipe.ema_decay is not None else "trained",
         "class_names": list(job.class_names),
         "bad_images": bad_images,
         "versions": versions(),

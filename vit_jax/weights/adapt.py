@@ -10,6 +10,7 @@ import numpy as np
 from vit_jax.models import ViT, initializers
 from vit_jax.models.patches import grid_size, pair
 from vit_jax.ops.resample import Interpolation, resample_patch_kernel, resample_positions
+from vit_jax.weights.files import WeightsError
 from vit_jax.weights.layout import Params
 
 
@@ -33,16 +34,17 @@ def adapt(
     """
     params, steps = dict(params), []
     kernel = np.asarray(params["patch_embed/kernel"])
+    old, new = (pair(model.patch_kernel_size or model.patch_size) for model in (have, want))
+    _check_shifted(have, want, old != new)
     if want.channels != have.channels and want.channels:
         kernel = resize_channels(kernel, want.channels)
         steps.append(f"patch_embed: {have.channels} channels made {want.channels}")
-    if pair(want.patch_size) != pair(have.patch_size):
+    if old != new:
         # FlexiViT, which is trained so, resizes both by straight lines; other models as timm does.
         resize = "linear" if interpolation == "linear" else "bicubic_antialias"
-        kernel = resample_patch_kernel(kernel, pair(want.patch_size), resize)
+        kernel = resample_patch_kernel(kernel, new, resize)
         steps.append(
-            f"patch_embed: patches of {_by(have.patch_size)} pixels resized to "
-            f"{_by(want.patch_size)}, by pseudo-inverse"
+            f"patch_embed: patches of {_by(old)} pixels resized to {_by(new)}, by pseudo-inverse"
         )
     params["patch_embed/kernel"] = kernel
     steps += _adapt_positions(params, have, want, interpolation)
@@ -65,6 +67,17 @@ def adapt(
     elif want.num_classes is None and have.num_classes is not None:
         steps.append("head: dropped")
     return params, steps, fresh
+
+
+def _check_shifted(have: ViT, want: ViT, resized: bool) -> None:
+    """Raise a WeightsError where shifted patches change: their norm has an entry per number."""
+    changed = resized or (want.channels or have.channels) != have.channels
+    if want.shifted_patches != have.shifted_patches or (have.shifted_patches and changed):
+        raise WeightsError(
+            f"shifted_patches={have.shifted_patches} in the weights: they take patches of "
+            f"{_by(have.patch_kernel_size or have.patch_size)} pixels and {have.channels} "
+            "channels alone, shifted or not; leave all three as they are"
+        )
 
 
 def _adapt_positions(

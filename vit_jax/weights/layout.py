@@ -16,9 +16,9 @@ import numpy as np
 
 from vit_jax.models import SIZES, ViT
 from vit_jax.models.attention import width_per_head
-from vit_jax.models.patches import grid_size
+from vit_jax.models.patches import grid_size, pair
 from vit_jax.ops.positions import sincos2d
-from vit_jax.ops.resample import Interpolation
+from vit_jax.ops.resample import Interpolation, resample_patch_kernel
 from vit_jax.weights.files import TensorFile, WeightsError
 from vit_jax.weights.preprocessing import Preprocessing
 
@@ -179,6 +179,16 @@ def square_grid(path: Path, patches: int) -> int:
     return side
 
 
+def fixed_patch_size(model: ViT, params: Params) -> tuple[ViT, Params]:
+    """The same function with a patch kernel of the size it is used at."""
+    patch = pair(model.patch_size)
+    kernel = np.asarray(params["patch_embed/kernel"])
+    if kernel.shape[:2] == patch:
+        return model.clone(patch_kernel_size=None), params
+    kernel = resample_patch_kernel(kernel, patch)
+    return model.clone(patch_kernel_size=None), params | {"patch_embed/kernel": kernel}
+
+
 def learned_positions(model: ViT, params: Params) -> tuple[ViT, Params]:
     """The same function with sincos2d positions as an ordinary table."""
     if model.positions != "sincos2d":
@@ -212,6 +222,9 @@ def only_standard(model: ViT, allowed: Sequence[str] = ()) -> list[str]:
         "layer_scale": None,
         "block_output_norm": False,
         "mlp_output_activation": False,
+        "norm": "layer",
+        "rope": False,
+        "shifted_patches": False,
     }
     values = {name: getattr(model, name) for name in plain}
     if model.pool == "none" and model.num_classes is None:

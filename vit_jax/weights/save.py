@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax.models import ViT
 from vit_jax.weights.files import WeightsError
+from vit_jax.weights.layout import fixed_patch_size
 from vit_jax.weights.load import Spec
 from vit_jax.weights.preprocessing import Preprocessing, resizing
 from vit_jax.weights.pretrained import LAYOUTS
@@ -53,7 +54,7 @@ def save_pretrained(
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise WeightsError(f"{path} exists already: name another place")
     params = {name: np.asarray(leaf) for name, leaf in flat(variables["params"]).items()}
-    prepared, params = target.prepare(model, params)
+    prepared, params = target.prepare(*fixed_patch_size(model, params))
     preprocessing = Preprocessing(spec.mean, spec.std, spec.class_names, **resizing(spec))
     if say is not None:
         for line in target.loses(model, preprocessing):

@@ -98,6 +98,8 @@ def refuses(model: ViT) -> list[str]:
     """timm has no pre-logits layer, and attention takes the width of its heads from the model's."""
     allowed = ("pool", "has_class_token", "num_registers", "final_norm", "qkv_bias", "qk_norm")
     reasons = only_standard(model, (*allowed, "layer_scale"))
+    if model.pool == "seq":
+        reasons.append("pool='seq'")
     return [reason for reason in reasons if reason != "positions='none'"]
 
 

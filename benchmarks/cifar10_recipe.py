@@ -1,0 +1,224 @@
+"""What each lever of the CIFAR-10 recipe is worth: pilots on held-out training images.
+
+python benchmarks/cifar10_recipe.py [--levers NAME …] [--seeds 2] [--minutes 60]
+    [--out benchmarks/results/cifar10_recipe.json] [--plot benchmarks/results/cifar10_recipe.png]
+python benchmarks/cifar10_recipe.py --gpu …      # configs/cifar10.py, at 1/8 of its length
+
+A pilot is a whole training of `configs/cifar10_cpu.py`, or of `configs/cifar10.py` with --gpu,
+shortened (--epochs), with one thing changed. It trains on the first 45,000 training images and is
+evaluated, at its end alone, on the last 5,000; no test image is looked at. What a lever changes
+stands in `LEVERS`. A lever's row is the difference to the pilots without it of the same seeds.
+
+Every finished pilot is added to the file at once and not repeated, so the command can be ended and
+started again; --minutes ends it before a pilot that would take longer. Seeds are the outer loop:
+what there is at any moment is a table of all levers for the first seeds. On two cores a pilot of
+one epoch takes about three minutes.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import environment
+
+from vit_jax.config import Config, load_config
+
+ROOT = Path(__file__).parents[1]
+ADAMW = {"optim.name": "adamw", "optim.learning_rate": 1.5e-3, "optim.b2": 0.95}
+LEVERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "AdamW instead of Muon": ADAMW,
+    "SGD instead of Muon": {
+        "optim.name": "sgd",
+        "optim.learning_rate": 0.1,
+        "optim.momentum": 0.9,
+        "optim.nesterov": True,
+        "optim.weight_decay": 1e-4,
+    },
+    "class token instead of mean": {"model.pool": "cls"},
+    "sequence pooling": {"model.pool": "seq"},
+    "learned positions": {"model.positions": "learned"},
+    "rotary positions as well": {"model.rope": True},
+    "qk-norm": {"model.qk_norm": True},
+    "RMSNorm": {"model.norm": "rms"},
+    "LayerScale 0.1": {"model.layer_scale": 0.1},
+    "4 registers": {"model.num_registers": 4},
+    "mimetic initial values": {"model.init_scheme": "mimetic"},
+    "shifted patches": {"model.shifted_patches": True},
+    "dropout 0.1": {"model.dropout": 0.1},
+    "drop-path 0.1": {"model.drop_path": 0.1},
+    "no augmentation": {"augment.crop_padding": 0, "augment.flip": "none"},
+    "alternating flip": {"augment.flip": "alternating"},
+    "dropout 0.1 and no augmentation": {
+        "model.dropout": 0.1,
+        "augment.crop_padding": 0,
+        "augment.flip": "none",
+    },
+    "mixup and CutMix": {"augment.mixup": 0.8, "augment.cutmix": 1.0},
+    "two views of each image": {"augment.repeats": 2},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "no weight decay": {"optim.weight_decay": 0.0},
+    "half the patches in the first half": {"early.epochs": 0.5, "early.patch_dropout": 0.5},
+}
+"""Dotted fields of the config, by what they do in words. `early.epochs` is a share of all."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", action="store_true", help="configs/cifar10.py instead")
+    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=list(LEVERS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=float, help="of a pilot; default 1, with --gpu 1/8 of all")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--rehearse", action="store_true", help="pilots of two steps")
+    parser.add_argument("--out", type=Path, help="JSON file to add to")
+    parser.add_argument("--plot", type=Path, help="PNG file to draw")
+    arguments = parser.parse_args()
+    name = "cifar10" if arguments.gpu else "cifar10_cpu"
+    base = load_config(ROOT / "configs" / f"{name}.py")
+    epochs = arguments.epochs or ((base.epochs or 0) / 8 if arguments.gpu else 1.0)
+    results = opened(arguments.out, f"configs/{name}.py", epochs)
+    until, longest = time.monotonic() + 60 * arguments.minutes, 0.0
+    for seed in range(arguments.seeds):
+        for lever in dict.fromkeys(["none", *arguments.levers]):
+            if seed < len(results["pilots"].get(lever, [])):
+                continue
+            if time.monotonic() + longest > until:
+                break
+            began = time.monotonic()
+            config = pilot(base, LEVERS[lever], epochs, seed, arguments.rehearse)
+            results["pilots"].setdefault(lever, []).append(train_pilot(config))
+            longest = max(longest, time.monotonic() - began)
+            print(f"{lever}, seed {seed}: {results['pilots'][lever][-1]}", flush=True)
+            if arguments.out:
+                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results["pilots"]))
+    if arguments.plot:
+        draw(results, arguments.plot)
+
+
+def opened(file: Path | None, config: str, epochs: float) -> dict[str, Any]:
+    """What the file holds already; pilots of another length are none to compare with."""
+    kind = {"config": config, "epochs": epochs}
+    if file is None or not file.exists():
+        return {"environment": environment(), **kind, "pilots": {}}
+    results = json.loads(file.read_text())
+    found = {name: results[name] for name in kind}
+    if found != kind:
+        raise SystemExit(f"{file} holds pilots of {found}, and these are {kind}: name another file")
+    return results
+
+
+def pilot(base: Config, lever: dict[str, Any], epochs: float, seed: int, rehearse: bool) -> Config:
+    """The config of one pilot."""
+    lever = lever | (
+        {"early.epochs": lever["early.epochs"] * epochs} if "early.epochs" in lever else {}
+    )
+    share = epochs / (base.epochs or epochs)
+    fixed: dict[str, Any] = {
+        "seed": seed,
+        "epochs": epochs,
+        "optim.warmup_epochs": base.optim.warmup_epochs * share,
+        "augment.mix_off_epochs": base.augment.mix_off_epochs * share,
+        "early.epochs": base.early.epochs * share,
+        "data.train_split": "train[:90%]",
+        "data.eval_split": "train[90%:]",
+        "data.test_split": None,
+        "eval_every_epochs": epochs,
+        "checkpoint_every_epochs": epochs,
+        "pictures": False,
+    }
+    if base.optim.ema_epochs:
+        fixed["optim.ema_epochs"] = base.optim.ema_epochs * share
+    if rehearse:
+        fixed |= {"epochs": None, "steps": 2, "optim.warmup_epochs": 0.0, "batch_size": 16}
+        fixed |= {"data.eval_split": "train[:16]", "data.train_split": "train[:64]"}
+    return replaced(base, fixed | lever)
+
+
+def replaced(config: Config, fields: dict[str, Any]) -> Config:
+    """The config with dotted fields replaced."""
+    for dotted, value in fields.items():
+        part, _, name = dotted.rpartition(".")
+        if part == "model":
+            config = dataclasses.replace(config, model=config.model.clone(**{name: value}))
+        elif part:
+            inner = dataclasses.replace(getattr(config, part), **{name: value})
+            config = dataclasses.replace(config, **{part: inner})
+        else:
+            config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+def train_pilot(config: Config) -> dict[str, float]:
+    """Held-out accuracy in percent, of the averaged weights and without averaging, and seconds."""
+    from vit_jax.runs.folder import RunFolder
+    from vit_jax.runs.metrics import read_rows
+    from vit_jax.train.loop import train
+    from vit_jax.train.setup import set_up
+
+    with tempfile.TemporaryDirectory() as folder:
+        summary = train(set_up(config), RunFolder(Path(folder))).summary
+        last = [row for row in read_rows(Path(folder)) if row["split"] == "eval"][-1]
+    return {
+        "accuracy": round(100 * last.get("accuracy_ema", last["accuracy"]), 2),
+        "accuracy_plain": round(100 * last["accuracy"], 2),
+        "seconds": round(summary["seconds_total"], 1),
+    }
+
+
+def differences(pilots: dict[str, list[dict[str, float]]], lever: str) -> list[float]:
+    """Percentage points more than without the lever, seed by seed."""
+    pairs = zip(pilots[lever], pilots["none"], strict=False)
+    return [with_it["accuracy"] - without["accuracy"] for with_it, without in pairs]
+
+
+def spread(values: list[float]) -> str:
+    return f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+
+
+def table(pilots: dict[str, list[dict[str, float]]]) -> str:
+    """A table in Markdown, from what helps most to what harms most."""
+    rows = [
+        "| lever | accuracy, % | difference | time | n |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    usual = statistics.mean(run["seconds"] for run in pilots["none"])
+    for lever in sorted(pilots, key=lambda name: -statistics.mean(differences(pilots, name))):
+        found = [run["accuracy"] for run in pilots[lever]]
+        more = differences(pilots, lever)
+        times = statistics.mean(run["seconds"] for run in pilots[lever]) / usual
+        rows.append(
+            f"| {lever} | {statistics.mean(found):.2f}{spread(found)} | "
+            f"{statistics.mean(more):+.2f}{spread(more)} | {times:.2f} | {len(found)} |"
+        )
+    return "\n".join(rows)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """The differences as points, one for each seed, and their means."""
+    from matplotlib.figure import Figure
+
+    pilots = results["pilots"]
+    levers = [name for name in pilots if name != "none"]
+    levers.sort(key=lambda name: statistics.mean(differences(pilots, name)))
+    figure = Figure(figsize=(8, 0.32 * len(levers) + 1.4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for row, lever in enumerate(levers):
+        more = differences(pilots, lever)
+        axes.plot(more, [row] * len(more), "o", color="#9ab", markersize=4)
+        axes.plot(statistics.mean(more), row, "|", color="#124", markersize=14, markeredgewidth=2)
+    axes.axvline(0, color="#888", linewidth=0.8)
+    axes.set_yticks(range(len(levers)), levers)
+    axes.set_xlabel("held-out accuracy, percentage points more than without")
+    axes.set_title(f"{results['config']}, {results['epochs']:g} epochs", fontsize=10)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
