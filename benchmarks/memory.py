@@ -10,6 +10,7 @@ what it had before: on a GPU by the device's own count, on a CPU by the operatin
 import argparse
 import json
 import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,19 @@ def bytes_in_use(most: bool) -> int:
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use" if most else "bytes_in_use"]
-    if not most:
-        Path("/proc/self/clear_refs").write_text("5")
-    name = "VmHWM" if most else "VmRSS"
+    if most:
+        return of_process("VmHWM")
+    # A program's buffers are given back a little after its results are there.
+    seen = [of_process("VmRSS")]
+    while len(seen) < 5 or min(seen[-5:]) < max(seen[-5:]):
+        time.sleep(0.1)
+        seen.append(of_process("VmRSS"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return seen[-1]
+
+
+def of_process(name: str) -> int:
+    """Bytes that the operating system counts for this process under this name."""
     status = Path("/proc/self/status").read_text().splitlines()
     [line] = [line for line in status if line.startswith(f"{name}:")]
     return 1024 * int(line.split()[1])

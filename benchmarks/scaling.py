@@ -33,12 +33,13 @@ sums, activation, and the products' inputs and outputs."""
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A training step of a plain ViT with float32 numbers."""
+    """A training step of a plain ViT."""
 
     batch: int
     tokens: int
     width: int
     depth: int
+    dtype: str = "float32"
     rehearse: bool = False
 
     def load(self) -> tuple[ViT, int, int, OptimConfig]:
@@ -50,7 +51,7 @@ class Point:
             num_heads=self.width // HEAD_DIM,
             num_classes=10,
             pool="gap",
-            dtype="float32",
+            dtype=self.dtype,
         )
         return model, PATCH * round(self.tokens**0.5), self.batch, ADAMW
 
