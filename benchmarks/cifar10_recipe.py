@@ -3,6 +3,7 @@
 python benchmarks/cifar10_recipe.py [--levers NAME …] [--seeds 2] [--minutes 60]
     [--out benchmarks/results/cifar10_recipe.json] [--plot benchmarks/results/cifar10_recipe.png]
 python benchmarks/cifar10_recipe.py --gpu …      # configs/cifar10.py, at 1/8 of its length
+python benchmarks/cifar10_recipe.py --step       # the recipe's step beside the bare one
 
 A pilot is a whole training of `configs/cifar10_cpu.py`, or of `configs/cifar10.py` with --gpu,
 shortened (--epochs), with one thing changed. It trains on the first 45,000 training images and is
@@ -13,6 +14,9 @@ Every finished pilot is added to the file at once and not repeated, so the comma
 started again; --minutes ends it before a pilot that would take longer. Seeds are the outer loop:
 what there is at any moment is a table of all levers for the first seeds. On two cores a pilot of
 one epoch takes about three minutes.
+
+--step trains no pilots: it times the config's training step beside the same without augmentation,
+label smoothing and average, in turns.
 """
 
 import argparse
@@ -76,11 +80,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="of a pilot; default 1, with --gpu 1/8 of all")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--rehearse", action="store_true", help="pilots of two steps")
+    parser.add_argument("--step", action="store_true", help="time the step instead")
+    parser.add_argument("--rounds", type=int, default=9, help="of --step")
     parser.add_argument("--out", type=Path, help="JSON file to add to")
     parser.add_argument("--plot", type=Path, help="PNG file to draw")
     arguments = parser.parse_args()
     name = "cifar10" if arguments.gpu else "cifar10_cpu"
     base = load_config(ROOT / "configs" / f"{name}.py")
+    if arguments.step:
+        found = compare_steps(base, arguments.rounds)
+        print(json.dumps(found, indent=1))
+        if arguments.out:
+            arguments.out.write_text(json.dumps({"environment": environment(), **found}) + "\n")
+        return
     epochs = arguments.epochs or ((base.epochs or 0) / 8 if arguments.gpu else 1.0)
     results = opened(arguments.out, f"configs/{name}.py", epochs)
     until, longest = time.monotonic() + 60 * arguments.minutes, 0.0
@@ -100,6 +112,43 @@ def main() -> None:
     print(table(results["pilots"]))
     if arguments.plot:
         draw(results, arguments.plot)
+
+
+def compare_steps(base: Config, rounds: int) -> dict[str, Any]:
+    """Milliseconds of the recipe's step and of the bare one: lower quartile, median, upper."""
+    import jax
+
+    from vit_jax.ops.augment import AugmentConfig
+    from vit_jax.train.setup import set_up
+
+    base = replaced(base, {"data.eval_split": None, "data.test_split": None})
+    bare = replaced(
+        base,
+        {
+            "augment": AugmentConfig(),
+            "label_smoothing": 0.0,
+            "optim.ema_decay": None,
+            "optim.ema_epochs": None,
+        },
+    )
+    jobs = {"recipe": set_up(base), "bare": set_up(bare)}
+    states = {name: job.initial_state() for name, job in jobs.items()}
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(-2, rounds):  # the first two compile, and warm up
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            plan = job.train_feed.plan(number + 2)
+            states[name], _ = job.train_step(states[name], job.train_feed.resident, plan)
+            jax.block_until_ready(states[name])
+            if number >= 0:
+                times[name].append(1e3 * (time.perf_counter() - began))
+    ratios = [bare / recipe for bare, recipe in zip(times["bare"], times["recipe"], strict=True)]
+    found = {name: statistics.quantiles(taken, n=4) for name, taken in times.items()}
+    return {
+        "rounds": rounds,
+        "milliseconds": found,
+        "throughput": statistics.quantiles(ratios, n=4),
+    }
 
 
 def opened(file: Path | None, config: str, epochs: float) -> dict[str, Any]:
