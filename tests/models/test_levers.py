@@ -279,3 +279,12 @@ def test_mimetic_heads_differ_and_the_rest_is_the_papers(jit):
         assert np.trace(first) > 0 < np.trace(second)
         assert abs(first - second).max() > 0.1
     jax.tree.map(np.testing.assert_array_equal, mimetic, paper)
+
+
+def test_a_mimetic_model_computes_what_any_model_of_its_parameters_does(
+    random_variables, normal, apply
+):
+    images = normal((2, 8, 8, 3))
+    variables = random_variables(SMALL, images)
+    out = apply(SMALL.clone(init_scheme="mimetic"), variables, images)
+    np.testing.assert_array_equal(out, apply(SMALL, variables, images))

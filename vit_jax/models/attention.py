@@ -124,11 +124,11 @@ class SelfAttention(nn.Module):
 
     def _kernel_inits(self, width, head_dim):
         """Those of q/k/v and of the output projection."""
-        if self.init_scheme != "mimetic":
+        if self.init_scheme != "mimetic" or not self.is_initializing():
             fused = initializers.fused_kernel(self.init_scheme, parts=3)
             return fused, initializers.dense_kernel(self.init_scheme)
         # One draw makes both kernels, so neither uses the key of its own.
-        key = self.make_rng("params") if self.is_initializing() else None
+        key = self.make_rng("params")
 
         def init(which):
             def draw(own_key, shape, dtype=jnp.float32):
