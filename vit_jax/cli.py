@@ -28,6 +28,12 @@ from vit_jax.config import ConfigError
 from vit_jax.launch import find_place
 from vit_jax.processes import ProcessError, end_at_once, joined, leads
 
+NOT_HELD = (
+    "the device's memory does not hold the model's state and the images that lie there: share the "
+    "state among devices (--config.fsdp), stream the images (--config.data.feed=streaming), or "
+    "choose a smaller model"
+)
+
 
 def train_command(argv: Sequence[str] | None = None) -> int:
     """`python train.py …`: parse, train, and return the exit code."""
@@ -98,6 +104,7 @@ def _train_here(
     """Train in this process, whether it is the only one or not."""
     from vit_jax.data.source import DataError
     from vit_jax.runs.folder import RunError, RunFolder, SilentFolder
+    from vit_jax.runs.lock import refuse_if_locked
     from vit_jax.runs.quiet import discard_output
     from vit_jax.train.loop import train
     from vit_jax.train.setup import set_up
@@ -108,6 +115,8 @@ def _train_here(
         raise RunError("--resume must: name the run folder to go on with, as --workdir=FOLDER")
     if arguments.resume == "must" and not Path(arguments.workdir or "").expanduser().is_dir():
         raise RunError(f"--resume must: there is no folder {arguments.workdir}")
+    if arguments.workdir and leads():
+        refuse_if_locked(Path(arguments.workdir).expanduser())
     stored = None if arguments.resume == "never" else stored_config(arguments.workdir)
     # Before the folder is made: a config that cannot work leaves none.
     job = set_up(arguments.config, overridden, stored)
@@ -152,6 +161,7 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
     from vit_jax.runs.folder import RunError
     from vit_jax.runs.quiet import pass_over_closed_loops
     from vit_jax.sharding import DeviceError
+    from vit_jax.train.memory import is_out_of_memory
     from vit_jax.train.report import TrainingError
 
     pass_over_closed_loops()
@@ -169,6 +179,10 @@ def _exit_code(command: Callable[[], int], debug: bool) -> int:
         return _fail(error, 1, debug)
     except (ValueError, DeviceError, RunError) as error:
         return _fail(error, 2, debug)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(MemoryError(f"{NOT_HELD} ({str(error).splitlines()[0]})"), 1, debug)
 
 
 def _fail(error: Exception, code: int, debug: bool) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from vit_jax.data.catalog import open_source
 from vit_jax.data.decode import BadImageError
 from vit_jax.data.encoded import decode_all
 from vit_jax.data.order import Order
-from vit_jax.data.source import DataConfig
+from vit_jax.data.source import DataConfig, DataError
 from vit_jax.data.streaming import RandomCrop, StreamingFeed, WorkerError
 
 CROP = RandomCrop(area=(0.2, 1.0), ratio=(3 / 4, 4 / 3), seed=7)
@@ -245,7 +246,7 @@ SCRIPT = textwrap.dedent("""
     import signal, sys, time
     from vit_jax.data.catalog import open_source
     from vit_jax.data.order import Order
-    from vit_jax.data.source import DataConfig
+    from vit_jax.data.source import DataConfig, DataError
     from vit_jax.data.streaming import StreamingFeed
 
     if __name__ == "__main__":
@@ -304,3 +305,16 @@ def test_workers_end_with_a_parent_that_is_killed(process):
     while processes(2, process.pid):
         assert time.monotonic() < deadline, "workers are left behind"
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_disk_that_is_gone_is_no_matter_of_single_files(root, tmp_path, workers):
+    away = tmp_path / "mounted"
+    shutil.copytree(root, away)
+    source = opened(away)
+    away.rename(tmp_path / "unmounted")
+    feed = StreamingFeed(source, Order(len(source), 16, 0), workers=workers, skip_bad=True)
+    number = 16 // max(1, workers)
+    with pytest.raises(DataError, match=rf"none of {number} files could be read, .* is the disk"):
+        feed.plan(0)
+    feed.close()

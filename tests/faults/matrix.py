@@ -29,12 +29,17 @@ HEAD = """\
 
 What goes wrong, what is done to the program in a test, and what the program does. Each line is a
 test in `tests/faults/`. Where a fault is one of processes, signals, memory or disks, the test
-starts real processes, sends real signals and sets real limits. `python tests/faults/matrix.py`
-writes this page from the tests.
+starts real processes, sends real signals and sets real limits; where a disk has to fail in a way
+that cannot be had so, the system's answer is put in its place. Rows that take a minute or more (R1,
+R19, R24, R28, R29) run with `-m long`. `python tests/faults/matrix.py` writes this page from the
+tests.
 
 What is not promised: equality to the last bit holds on the same devices; on another number of them
 sums are taken in another order, and losses agree within 1e-5 (R19). All of it was tested on CPUs,
-and several processes (R24) on one machine.
+and several processes (R24) on one machine. A checkpoint is verified when it is restored: what is
+written is hashed in memory and not read back, so two bad writes in a row cost both of the two
+checkpoints kept; `keep_checkpoints` says how many bad ones a run survives. Where a file system has
+no locks, a run of another machine counts as alive until its lock file is removed by hand.
 
 """
 

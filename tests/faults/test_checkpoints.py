@@ -223,8 +223,8 @@ def test_r11_where_none_is_whole_nothing_begins_anew(config, tmp_path, capsys):
 
 
 @pytest.mark.fault(
-    "the disk cannot be read for a moment, which the system says with an error of its own",
-    "exit code 1 with that error: no checkpoint is taken for damaged",
+    "reading a checkpoint meets an error of the disk (in place of the system: EIO)",
+    "exit code 1 with that error, and how to go on from the one before; none is taken for damaged",
 )
 def test_r11_a_disk_that_cannot_be_read_is_no_damage(saved, state, on_one, tmp_path, monkeypatch):
     shutil.copytree(saved, tmp_path / "copy")
@@ -235,7 +235,9 @@ def test_r11_a_disk_that_cannot_be_read_is_no_damage(saved, state, on_one, tmp_p
             raise error
 
         monkeypatch.setattr(checkpoints._manager, "restore", fail)
-        with pytest.raises(CheckpointError, match=r"checkpoint 4 in .*: Input/output error; "):
+        with pytest.raises(
+            CheckpointError, match=r"4 in .*: Input/output error; .*from step 3 instead"
+        ):
             checkpoints.restore_newest(state, on_one, print)
         assert checkpoints.steps() == [3, 4]
     checkpoints.close()

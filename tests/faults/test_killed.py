@@ -30,7 +30,7 @@ def test_r1_killed_anywhere_and_gone_on_with_is_the_uninterrupted_run(tmp_path):
 
 
 @pytest.mark.fault(
-    "SIGKILL inside a save, whose unfinished folder stays behind",
+    "the unfinished folder of a save that SIGKILL ended, as it stays behind",
     "the next start sweeps it away and goes on from the checkpoint before",
 )
 def test_r1_what_a_killed_save_leaves_is_swept_away(config_path, tmp_path):

@@ -62,7 +62,7 @@ def scores(folder):
 
 @pytest.mark.fault(
     "SIGTERM while the run evaluates, inside training and in its test at the end",
-    "no further batch is evaluated, the step is saved, exit code 143; the next start evaluates it",
+    "no further batch is evaluated, the step is saved, the run ends; the next start evaluates it",
 )
 # Two sets of weights, and two batches to hold out: four calls an evaluation, three of them before
 # the test. Call 6 is in the second evaluation, 15 in the test.

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vit_jax.runs.folder import RunError
-from vit_jax.runs.lock import locked
+from vit_jax.runs.lock import locked, refuse_if_locked
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -51,10 +51,44 @@ def test_without_locks_a_living_process_holds_the_folder_and_a_dead_one_does_not
     (tmp_path / ".lock").write_text(json.dumps(holder))
     with pytest.raises(RunError, match=f"process {os.getppid()} on"):
         locked(tmp_path).__enter__()
-    for dead in ({**holder, "pid": ended_process()}, {**holder, "host": "elsewhere"}):
-        (tmp_path / ".lock").write_text(json.dumps(dead))
-        with locked(tmp_path) as before:
-            assert before == f"process {dead['pid']} on {dead['host']}, started now"
+    dead = {**holder, "pid": ended_process()}
+    (tmp_path / ".lock").write_text(json.dumps(dead))
+    with locked(tmp_path) as before:
+        assert before == f"process {dead['pid']} on {dead['host']}, started now"
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_a_process_of_another_machine_holds_the_folder(tmp_path):
+    there = {"pid": ended_process(), "host": "elsewhere", "start": "now"}
+    (tmp_path / ".lock").write_text(json.dumps(there))
+    for look in (refuse_if_locked, lambda folder: locked(folder).__enter__()):
+        with pytest.raises(RunError, match=r"on elsewhere, .* for certain, remove .*/\.lock"):
+            look(tmp_path)
+    (tmp_path / ".lock").unlink()
+    with locked(tmp_path) as before:
+        assert before is None
+
+
+def test_looking_changes_nothing(tmp_path):
+    refuse_if_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        held = (tmp_path / ".lock").read_bytes()
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+            refuse_if_locked(tmp_path)
+        assert (tmp_path / ".lock").read_bytes() == held
+    refuse_if_locked(tmp_path)
+
+
+def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with locked(tmp_path) as before:
+        assert before is None
+        with pytest.raises(RunError, match="in use by process unknown"):
+            refuse_if_locked(tmp_path)
 
 
 @pytest.mark.usefixtures("without_locks")

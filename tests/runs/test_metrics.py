@@ -1,10 +1,12 @@
 """Metrics rows: the same in metrics.jsonl, metrics.csv and TensorBoard's event files."""
 
 import csv
+import errno
 import json
 import struct
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vit_jax.runs.metrics import MetricWriter, read_rows
@@ -147,3 +149,25 @@ def test_without_tensorboardx_the_other_files_are_written(tmp_path, monkeypatch)
     write(tmp_path, ROWS)
     assert read_rows(tmp_path) == csv_rows(tmp_path) == ROWS
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_disk_that_takes_no_more_is_said_and_nobody_waits(tmp_path, monkeypatch):
+    """tensorboardX's own writer would die in a thread, and the next row wait for it for ever."""
+    writer = MetricWriter(tmp_path)
+    writer.write(ROWS[0])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    for row in ROWS[1:]:
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(row)
+    close = EventsWriter.close
+
+    def closed(self):
+        close(self)
+        full()
+
+    monkeypatch.setattr(EventsWriter, "close", closed)
+    writer.close()

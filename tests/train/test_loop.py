@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.config import Config, ConfigError, load_config
+from vit_jax.config import Config, ConfigError, load_config, to_json
 from vit_jax.data.source import DataError
 from vit_jax.inference import evaluate as evaluation
 from vit_jax.inference.evaluate import evaluate_saved
@@ -18,6 +18,7 @@ from vit_jax.train import setup
 from vit_jax.train.loop import train
 from vit_jax.train.report import TrainingError
 from vit_jax.train.setup import set_up
+from vit_jax.train.start import stored_config
 from vit_jax.weights.run_folder import load_run
 
 SUMMARY = {
@@ -127,6 +128,24 @@ def test_resuming_goes_on_bit_for_bit(tiny_config, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
+@pytest.mark.parametrize("content", ["", '{"model": {', "\x00" * 40])
+def test_a_damaged_config_of_the_folder_is_that_of_its_checkpoint(
+    tiny_config, tmp_path, content, capsys
+):
+    part = dataclasses.replace(tiny_config, steps=3)
+    run(part, RunFolder(tmp_path))
+    whole = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "config.json").write_text(content)
+    stored = stored_config(str(tmp_path))
+    assert to_json(stored).encode() == whole
+    longer = dataclasses.replace(tiny_config, steps=4)
+    assert train(set_up(longer, (), stored), RunFolder(tmp_path), "must").summary["steps"] == 4
+    assert "config.json is damaged: what the checkpoint says" in capsys.readouterr().out
+    assert load_config(tmp_path / "config.json").steps == 4
+    with pytest.raises(ConfigError, match="another config"):
+        run(dataclasses.replace(longer, steps=5, seed=1), RunFolder(tmp_path))
+
+
 def test_a_finished_run_has_nothing_left_to_train(tiny_config, tmp_path):
     first = run(tiny_config, RunFolder(tmp_path)).summary
     rows = read_rows(tmp_path)
@@ -173,7 +192,7 @@ def test_one_prediction_for_all_images_is_a_warning(tiny_config, tmp_path, capsy
 
 def test_a_loss_that_is_not_a_number_ends_the_run(tiny_config, tmp_path):
     optim = dataclasses.replace(tiny_config.optim, learning_rate=1e30, clip_norm=None)
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d"):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d.*No checkpoint was"):
         run(dataclasses.replace(tiny_config, optim=optim), RunFolder(tmp_path))
 
 

@@ -31,6 +31,10 @@ STOPPING = {
 """Signals by which people and schedulers end a run, and often its whole process group."""
 
 
+MANY = 8
+"""Files that are read together: if none of so many can be, it is not the files."""
+
+
 class WorkerError(RuntimeError):
     """A process that read images has died; the message says of what and what may help."""
 
@@ -108,6 +112,13 @@ class PartLoader:
                 if not self.skip_bad:
                     raise with_remedy(error) from error
                 bad[int(index)] = error.reason(source.name(int(index)))
+        wanted = {int(index) for index, _, mask in zip(*slots, strict=True) if mask}
+        if len(bad) == len(wanted) >= MANY:
+            index, why = next(iter(bad.items()))
+            raise DataError(
+                f"none of {len(bad)} files could be read, the first of them {source.name(index)} "
+                f"({why}): is the disk still there? data.on_bad_image=skip is for single files"
+            )
         return images, bad
 
     def _choose_box(self, step: int, place: int) -> Any:

@@ -259,6 +259,8 @@ class Checkpoints:
             raise self._cannot(DamagedError, step, f"{file} is missing")
         try:
             return read_proof(file.parent)
+        except OSError as error:
+            raise self._unreadable(step, f"{file}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise self._cannot(DamagedError, step, f"{file} is damaged") from error
 
@@ -276,7 +278,7 @@ class Checkpoints:
             place = re.search(r'"(/[^"]+)"', str(error))
             where = place[1] if place else self.folder / str(step) / "state"
             if refusal := system_reason(error):
-                raise self._cannot(CheckpointError, step, f"{where}: {refusal}") from error
+                raise self._unreadable(step, f"{where}: {refusal}") from error
             why = f"{where} is damaged or incomplete"
             raise self._cannot(DamagedError, step, why) from error
         for name, array in named_leaves(restored).items():
@@ -284,6 +286,14 @@ class Checkpoints:
                 why = f"the values of {name} are not those that were saved"
                 raise self._cannot(DamagedError, step, why)
         return restored
+
+    def _unreadable(self, step: int, why: str) -> CheckpointError:
+        """The disk says no, which may pass: what is to be given up is not decided here."""
+        others = [other for other in self.steps() if other < step]
+        folder = self.folder / str(step)
+        aside = f" To go on from step {others[-1]} instead, move {folder} away" if others else ""
+        error = self._cannot(CheckpointError, step, why)
+        return CheckpointError(f"{error}.{aside}" if aside else str(error))
 
     def _cannot(self, kind: type[CheckpointError], step: int, why: str) -> CheckpointError:
         steps = ", ".join(map(str, self.steps())) or "none"

@@ -60,7 +60,10 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file as a whole: a reader sees the old content or the new one."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty file of this name
         os.replace(temporary, self.path / name)
 
     def write_json(self, name: str, content: Any) -> None:

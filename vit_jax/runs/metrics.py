@@ -1,11 +1,13 @@
 """Metrics of a run as files: metrics.jsonl, metrics.csv and, where installed, TensorBoard."""
 
+import contextlib
 import csv
 import importlib.util
 import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -41,7 +43,7 @@ class MetricWriter:
         self._tensorboard = None
         if importlib.util.find_spec("tensorboardX"):
             purge = None if resume_after is None else resume_after + 1
-            self._tensorboard = _summary_writer(folder / "tensorboard", purge)
+            self._tensorboard = _Events(folder / "tensorboard", purge)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row: step, epoch, split and scalars."""
@@ -54,14 +56,14 @@ class MetricWriter:
             with open(self.csv, "a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         if self._tensorboard:
-            for key, value in row.items():
-                if key not in Row.__annotations__:
-                    self._tensorboard.add_scalar(f"{row['split']}/{key}", value, row["step"])
+            scalars = {key: row[key] for key in row if key not in Row.__annotations__}
+            self._tensorboard.write(row["step"], row["split"], scalars)
 
     def close(self) -> None:
-        """Flush what TensorBoard's writer still holds."""
+        """Close TensorBoard's file; every row is in it already."""
         if self._tensorboard:
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):  # the disk may be full: that was said where it hurt
+                self._tensorboard.close()
 
     def _write_csv(self, rows: list[dict[str, Any]]) -> None:
         table = io.StringIO()
@@ -71,18 +73,47 @@ class MetricWriter:
         _replace(self.csv, table.getvalue())
 
 
-def _summary_writer(folder: Path, purge_step: int | None) -> Any:
-    # tensorboardX imports PyTorch where it finds it, for tensors, which are not written here: that
-    # would cost seconds at every start, and hundreds of megabytes.
-    hides = "torch" not in sys.modules
-    if hides:
-        sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
+class _Events:
+    """TensorBoard's event file, written where it is asked for.
+
+    tensorboardX's own SummaryWriter hands events to a thread through a short queue: where the disk
+    is full the thread dies, and whoever writes next waits for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        """Events from `purge_step` on that an earlier file holds are not shown any more."""
+        # tensorboardX imports PyTorch where it finds it, for tensors, which are not written here:
+        # that would cost seconds at every start, and hundreds of megabytes.
+        hides = "torch" not in sys.modules
         if hides:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), purge_step=purge_step)
+            sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.summary import scalar
+
+            # What is in it is made when it is imported, so no type checker knows of it.
+            proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        finally:
+            if hides:
+                del sys.modules["torch"]
+        folder.mkdir(exist_ok=True)
+        self._event, self._scalar = proto.Event, scalar
+        self._writer = EventsWriter(str(folder / "events"))
+        if purge_step is not None:
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            self._writer.write_event(proto.Event(step=purge_step, file_version="brain.Event:2"))
+            self._writer.write_event(proto.Event(step=purge_step, session_log=start))
+        self._writer.flush()
+
+    def write(self, step: int, split: str, scalars: dict[str, float]) -> None:
+        """Append scalars of a step, each under split/name."""
+        for name, value in scalars.items():
+            summary = self._scalar(f"{split}/{name}", value)
+            self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _replace(path: Path, text: str) -> None:

@@ -147,7 +147,8 @@ class Gallery:
             draw(*args)
         except Exception as error:  # a run is worth more than its pictures
             name = draw.__name__.removeprefix("_draw_")
-            self.report.say(f"NOTE: {name} could not be drawn: {error!r}")
+            with contextlib.suppress(OSError):  # a full disk, or nobody who reads
+                self.report.say(f"NOTE: {name} could not be drawn: {error!r}")
         self.seconds += time.perf_counter() - began
 
     def _whole(self, name: str) -> contextlib.AbstractContextManager[Path]:

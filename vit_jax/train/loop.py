@@ -30,7 +30,7 @@ from vit_jax.train.resume import (
     open_state,
     restored_state,
 )
-from vit_jax.train.saving import Saver
+from vit_jax.train.saving import Saver, what_is_saved
 from vit_jax.train.setup import Job
 from vit_jax.train.state import TrainState
 from vit_jax.train.stops import StopRequest
@@ -91,12 +91,16 @@ def train(job: Job, folder: RunFolder, resume: Resume = "auto") -> Outcome:
             except NotFiniteError as error:
                 checkpoints.wait()
                 if job.config.on_nan != "rollback" or began[0] == (checkpoints.latest_step() or 0):
-                    raise
-                state, notes = restored_state(job, folder, checkpoints, say)
-                began = [*began[1:], int(state.step)]
-                left_out.add(error.step)
-                say(f"WARNING: {error}")
-                say(f"WARNING: back to step {int(state.step)}; step {error.step} is left out")
+                    saved = what_is_saved(folder, checkpoints)
+                    raise NotFiniteError(f"{error}. {saved}", error.step) from error
+                # The error itself goes with this block: it holds the state that is no good.
+                went_wrong, step = str(error), error.step
+            del state
+            state, notes = restored_state(job, folder, checkpoints, say)
+            began = [*began[1:], int(state.step)]
+            left_out.add(step)
+            say(f"WARNING: {went_wrong}")
+            say(f"WARNING: back to step {int(state.step)}; step {step} is left out")
 
 
 class _Run:
@@ -142,8 +146,7 @@ class _Run:
                 return self._end(held_out)
             except jax.errors.JaxRuntimeError as error:
                 if explanation := explain_out_of_memory(error, self.job):
-                    saved = self.saver.what_is_saved(" and one of these")
-                    raise TrainingError(f"{explanation} {saved}") from error
+                    raise TrainingError(f"{explanation} {self._saved_with_less()}") from error
                 end_if_alone(error)
                 raise
             except (DataError, WorkerError) as error:
@@ -151,7 +154,16 @@ class _Run:
             except BrokenPipeError:
                 return self._unheard()
             except OSError as error:
-                raise TrainingError(f"{error}. {self.saver.what_is_saved()}") from error
+                raise TrainingError(
+                    f"{error}. {what_is_saved(self.folder, self.checkpoints)}"
+                ) from error
+
+    def _saved_with_less(self) -> str:
+        """What a run that met the end of memory can go on from; another batch it cannot take."""
+        saved = what_is_saved(self.folder, self.checkpoints, " and accumulate_steps or remat")
+        if self.checkpoints.steps():
+            saved += ". Another batch_size is another training, for a --workdir of its own"
+        return saved
 
     def _steps(self) -> dict[str, Evaluation]:
         """Train to the end or to a signal; returns the last step's evaluation, if there was one."""
@@ -293,7 +305,7 @@ class _Run:
         self._save_now()
         list_bad_images(self.job, self.folder, self.report)
         skip = " --config.data.on_bad_image=skip" if isinstance(error, DataError) else ""
-        return TrainingError(f"{error}. {self.saver.what_is_saved(skip)}")
+        return TrainingError(f"{error}. {what_is_saved(self.folder, self.checkpoints, skip)}")
 
     def _save_now(self) -> None:
         """A checkpoint of all steps that are done, where there is none yet."""

@@ -206,11 +206,16 @@ def host_free() -> int:
     return max(0, min(free))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory is full."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def explain_out_of_memory(error: BaseException, job: Job) -> str | None:
     """A paragraph on what to do; None where the error is not that of a device's full memory."""
-    text = str(error)
-    if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" not in text:
+    if not is_out_of_memory(error):
         return None
+    text = str(error)
     try:
         need, limit = measure(job), device_limit(job.devices)
         facts = describe_need(need, limit) if need else "This backend does not tell what it needs."

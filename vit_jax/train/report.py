@@ -160,19 +160,22 @@ class Report:
     def _report_step(self, done: int, values: dict[str, float], plan: Any) -> None:
         if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
             self._skipped_in_a_row = 0
-            self._report_values(done, values)
+            accuracy = self._write_values(done, values)
+            shown = values["loss"], accuracy, values["learning_rate"], self.images_per_second
+            try:
+                self.progress.update(done, *shown)
+            finally:  # where nobody reads what is printed, the epoch's row is written all the same
+                self._end_epoch(done)
         else:
             self._not_finite(done, values, plan)
-        self._end_epoch(done)
+            self._end_epoch(done)
 
-    def _report_values(self, done: int, values: dict[str, float]) -> None:
+    def _write_values(self, done: int, values: dict[str, float]) -> float:
+        """Count a step, and write its row where one is due; returns its accuracy."""
         self.sums["loss"] += values["loss"] * values["examples"]
         self.sums["correct"] += values["correct"]
         self.sums["examples"] += values["examples"]
         accuracy = values["correct"] / max(values["examples"], 1)
-        self.progress.update(
-            done, values["loss"], accuracy, values["learning_rate"], self.images_per_second
-        )
         if done % self.job.config.log_every_steps == 0 or done == self.job.total_steps:
             row = self._row(done, "train")
             row |= {"loss": values["loss"], "accuracy": accuracy}
@@ -181,6 +184,7 @@ class Report:
                 row["images_per_second"] = self.images_per_second
             row |= {f"seconds_{name}": value for name, value in self.seconds.items()}
             self.writer.write(row)
+        return accuracy
 
     def _not_finite(self, done: int, values: dict[str, float], plan: Any) -> None:
         """Say what was in the batch of a step; raise unless the step itself has left it out."""
@@ -198,9 +202,9 @@ class Report:
             self.say(f"WARNING: {what}; its update is skipped; in the batch: {few}")
             return
         raise NotFiniteError(
-            f"{what}: try a smaller learning rate, a longer warm-up or --config.optim.clip_norm=1; "
-            "--config.on_nan=skip leaves out such batches, rollback also goes back to the newest "
-            f"checkpoint. In the batch: {few}",
+            f"{what}: --config.on_nan=skip leaves out such batches, rollback also goes back to the "
+            "newest checkpoint; in a --workdir of its own try a smaller learning rate, a longer "
+            f"warm-up or --config.optim.clip_norm=1. In the batch: {few}",
             done,
         )
 

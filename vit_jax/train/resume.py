@@ -47,7 +47,12 @@ def open_state(
             "auto, or choose another --workdir"
         )
     if stored.exists():
-        _check_same_run(from_json(stored.read_text()), job.config, folder, say)
+        try:
+            before = from_json(stored.read_text())
+        except (ConfigError, UnicodeDecodeError):
+            say(f"WARNING: {stored} is damaged: what the checkpoint says of the config is taken")
+        else:
+            _check_same_run(before, job.config, folder, say)
     state, notes = restored_state(job, folder, checkpoints, say)
     # The file may have been lost or changed meanwhile; what was learnt was learnt with this one.
     if "config" in notes:

@@ -12,6 +12,17 @@ from vit_jax.train.state import TrainState, is_finite
 from vit_jax.train.summary import versions
 
 
+def what_is_saved(folder: RunFolder, checkpoints: Checkpoints, change: str = "") -> str:
+    """A sentence on what the run can go on from; `change` is added to the command."""
+    steps = checkpoints.steps()
+    if not steps:
+        return "No checkpoint was written yet"
+    return (
+        f"All up to step {steps[-1]} is saved: the same command with --workdir={folder.path}"
+        f"{change} goes on from there"
+    )
+
+
 class Saver:
     """Writes checkpoints of states that can be gone on from, each with notes on the run."""
 
@@ -55,16 +66,6 @@ class Saver:
         if done not in (0, self.checkpoints.latest_step()) and bool(is_finite(state)):
             self.checkpoints.save(done, state, self._notes(evaluation_due), None)
         self.checkpoints.wait()
-
-    def what_is_saved(self, change: str = "") -> str:
-        """A sentence on what the run can go on from; `change` is added to the command."""
-        steps = self.checkpoints.steps()
-        if not steps:
-            return "No checkpoint was written yet"
-        return (
-            f"All up to step {steps[-1]} is saved: the same command with "
-            f"--workdir={self.folder.path}{change} goes on from there"
-        )
 
     def _notes(self, evaluation_due: bool) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""

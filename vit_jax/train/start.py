@@ -1,11 +1,12 @@
 """What a training starts from where the config names pretrained weights."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config import Config, fields_of, load_config
+from vit_jax.config import Config, ConfigError, fields_of, from_json, load_config
 from vit_jax.models import ViT
 from vit_jax.runs.folder import is_run_folder
 from vit_jax.train.state import Params
@@ -101,8 +102,22 @@ def stored_config(workdir: str | None) -> Config | None:
     folder = Path(workdir or "").expanduser()
     if not workdir or not is_run_folder(folder):
         return None
-    saved = any(path.name.isdecimal() for path in (folder / "checkpoints").iterdir())
-    return load_config(folder / "config.json") if saved else None
+    steps = [path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+    if not steps:
+        return None
+    try:
+        return load_config(folder / "config.json")
+    except ConfigError:
+        from vit_jax.runs.proof import read_proof
+
+        # A power cut can leave half of a file; every checkpoint holds what it held.
+        newest = max(steps, key=lambda path: int(path.name))
+        try:
+            notes = read_proof(newest / "proof").notes
+            return from_json(json.dumps(notes["config"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            pass
+        raise
 
 
 def _given_heads(model: ViT, overridden: Sequence[str]) -> int | None:

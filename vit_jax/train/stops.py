@@ -22,9 +22,9 @@ def exit_code(number: signal.Signals) -> int:
 class StopRequest:
     """A context in which Ctrl-C, SIGTERM and one more signal are noted.
 
-    A second Ctrl-C ends the process at once. Python runs a handler between two of its own
-    instructions, which is late while the compiler works; so a thread looks for the second one, to
-    which the interpreter writes the number of each signal as it arrives.
+    A Ctrl-C after any of them ends the process at once. Python runs a handler between two of its
+    own instructions, which is late while the compiler works; so a thread looks for the second one,
+    to which the interpreter writes the number of each signal as it arrives.
     """
 
     def __init__(self, extra: str | None = None) -> None:
@@ -67,15 +67,13 @@ class StopRequest:
 
 
 def _leave_at_once(signals: socket.socket) -> None:
-    """End the process at the second Ctrl-C; return when there are no more signals to come."""
+    """End the process at a Ctrl-C after another signal; return when there are no more to come."""
     first: float | None = None
     with signals:
         while numbers := signals.recv(16):
-            if signal.SIGINT not in numbers:
-                continue
             now = time.monotonic()
             first = now if first is None else first
-            if now - first > AGAIN_SECONDS:
+            if signal.SIGINT in numbers and now - first > AGAIN_SECONDS:
                 if sys.stdout.isatty():
                     os.write(1, b"\x1b[?25h")  # the progress display hides the cursor
                 os._exit(exit_code(signal.SIGINT))
