@@ -30,14 +30,26 @@ from typing import Any
 
 from input_pipeline import environment
 
-from vit_jax.config import Config, load_config
+from vit_jax.config import Config, load_config, to_json
+from vit_jax.ops.augment import AugmentConfig
 
 ROOT = Path(__file__).parents[1]
-ADAMW = {"optim.name": "adamw", "optim.learning_rate": 1.5e-3, "optim.b2": 0.95}
 LEVERS: dict[str, dict[str, Any]] = {
     "none": {},
-    "AdamW instead of Muon": ADAMW,
-    "SGD instead of Muon": {
+    "Muon": {
+        "optim.name": "muon",
+        "optim.learning_rate": 2e-3,
+        "optim.momentum": 0.95,
+        "optim.b2": 0.95,
+        "optim.weight_decay": 0.05,
+    },
+    "AdamW": {
+        "optim.name": "adamw",
+        "optim.learning_rate": 1.5e-3,
+        "optim.b2": 0.95,
+        "optim.weight_decay": 0.05,
+    },
+    "SGD": {
         "optim.name": "sgd",
         "optim.learning_rate": 0.1,
         "optim.momentum": 0.9,
@@ -49,6 +61,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "learned positions": {"model.positions": "learned"},
     "rotary positions as well": {"model.rope": True},
     "qk-norm": {"model.qk_norm": True},
+    "no qk-norm": {"model.qk_norm": False},
     "RMSNorm": {"model.norm": "rms"},
     "LayerScale 0.1": {"model.layer_scale": 0.1},
     "4 registers": {"model.num_registers": 4},
@@ -56,20 +69,20 @@ LEVERS: dict[str, dict[str, Any]] = {
     "shifted patches": {"model.shifted_patches": True},
     "dropout 0.1": {"model.dropout": 0.1},
     "drop-path 0.1": {"model.drop_path": 0.1},
-    "no augmentation": {"augment.crop_padding": 0, "augment.flip": "none"},
+    "no drop-path": {"model.drop_path": 0.0},
+    "no augmentation": {"augment": AugmentConfig()},
+    "dropout 0.1, no augmentation": {"model.dropout": 0.1, "augment": AugmentConfig()},
     "alternating flip": {"augment.flip": "alternating"},
-    "dropout 0.1 and no augmentation": {
-        "model.dropout": 0.1,
-        "augment.crop_padding": 0,
-        "augment.flip": "none",
-    },
+    "random flip": {"augment.flip": "random"},
     "mixup and CutMix": {"augment.mixup": 0.8, "augment.cutmix": 1.0},
+    "no mixing": {"augment.mixup": 0.0, "augment.cutmix": 0.0},
     "two views of each image": {"augment.repeats": 2},
     "no label smoothing": {"label_smoothing": 0.0},
     "no weight decay": {"optim.weight_decay": 0.0},
     "half the patches in the first half": {"early.epochs": 0.5, "early.patch_dropout": 0.5},
 }
-"""Dotted fields of the config, by what they do in words. `early.epochs` is a share of all."""
+"""Dotted fields of the config, by what they do in words. `early.epochs` is a share of all. What a
+config has already is no lever of it, and left out."""
 
 
 def main() -> None:
@@ -91,13 +104,16 @@ def main() -> None:
         found = compare_steps(base, arguments.rounds)
         print(json.dumps(found, indent=1))
         if arguments.out:
-            arguments.out.write_text(json.dumps({"environment": environment(), **found}) + "\n")
+            with arguments.out.open("x") as file:  # never over a file of pilots
+                json.dump({"environment": environment(), **found}, file, indent=1)
         return
     epochs = arguments.epochs or ((base.epochs or 0) / 8 if arguments.gpu else 1.0)
-    results = opened(arguments.out, f"configs/{name}.py", epochs)
+    file = None if arguments.rehearse else arguments.out
+    results = opened(file, base, f"configs/{name}.py", epochs)
+    levers = [lever for lever in arguments.levers if changes(base, lever)]
     until, longest = time.monotonic() + 60 * arguments.minutes, 0.0
     for seed in range(arguments.seeds):
-        for lever in dict.fromkeys(["none", *arguments.levers]):
+        for lever in dict.fromkeys(["none", *levers]):
             if seed < len(results["pilots"].get(lever, [])):
                 continue
             if time.monotonic() + longest > until:
@@ -107,8 +123,8 @@ def main() -> None:
             results["pilots"].setdefault(lever, []).append(train_pilot(config))
             longest = max(longest, time.monotonic() - began)
             print(f"{lever}, seed {seed}: {results['pilots'][lever][-1]}", flush=True)
-            if arguments.out:
-                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+            if file:
+                file.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results["pilots"]))
     if arguments.plot:
         draw(results, arguments.plot)
@@ -118,7 +134,6 @@ def compare_steps(base: Config, rounds: int) -> dict[str, Any]:
     """Milliseconds of the recipe's step and of the bare one: lower quartile, median, upper."""
     import jax
 
-    from vit_jax.ops.augment import AugmentConfig
     from vit_jax.train.setup import set_up
 
     base = replaced(base, {"data.eval_split": None, "data.test_split": None})
@@ -151,16 +166,22 @@ def compare_steps(base: Config, rounds: int) -> dict[str, Any]:
     }
 
 
-def opened(file: Path | None, config: str, epochs: float) -> dict[str, Any]:
-    """What the file holds already; pilots of another length are none to compare with."""
-    kind = {"config": config, "epochs": epochs}
+def opened(file: Path | None, base: Config, name: str, epochs: float) -> dict[str, Any]:
+    """What the file holds already; pilots of another base or length are none to compare with."""
+    kind = {"config": name, "epochs": epochs, "base": json.loads(to_json(base))}
     if file is None or not file.exists():
         return {"environment": environment(), **kind, "pilots": {}}
     results = json.loads(file.read_text())
-    found = {name: results[name] for name in kind}
-    if found != kind:
-        raise SystemExit(f"{file} holds pilots of {found}, and these are {kind}: name another file")
+    if differing := [field for field in kind if results[field] != kind[field]]:
+        raise SystemExit(
+            f"{file} holds pilots of another {' and '.join(differing)}: name another file"
+        )
     return results
+
+
+def changes(base: Config, lever: str) -> bool:
+    """Whether a lever is one, of this config."""
+    return replaced(base, LEVERS[lever]) != base
 
 
 def pilot(base: Config, lever: dict[str, Any], epochs: float, seed: int, rehearse: bool) -> Config:

@@ -1,6 +1,6 @@
 """How long it takes from the command to the first step, with empty caches and with full ones.
 
-python benchmarks/start_up.py [--config configs/cifar10.py] [--rounds 3] [--out FILE.json]
+python benchmarks/start_up.py [--config configs/cifar10.py] [--batch-size 16] [--out FILE.json]
 
 Each round starts `python train.py` twice with a cache folder of its own: first an empty one, where
 nothing is compiled yet and, where the data's own folder cannot be written, nothing decoded; then
@@ -28,16 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/cifar10.py")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, help="instead of the config's, for a CPU")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     imports = in_rounds(arguments.rounds, importing)
     show("imports", imports)
-    starts = in_rounds(arguments.rounds, lambda: starting(arguments.config))
+    starts = in_rounds(arguments.rounds, lambda: starting(arguments.config, arguments.batch_size))
     show(f"{arguments.config}, until the first step", starts)
     if arguments.out:
         results = {
             "environment": environment(),
             "config": arguments.config,
+            "batch_size": arguments.batch_size,
             "rounds": arguments.rounds,
             "load": os.getloadavg()[0],
             "imports": imports,
@@ -64,16 +66,18 @@ def importing() -> dict[str, float]:
     return {"jax and flax, s": before, "vit_jax after them, s": ours}
 
 
-def starting(config: str) -> dict[str, float]:
+def starting(config: str, batch_size: int | None) -> dict[str, float]:
     """Seconds until the first step, with an empty cache and with the one that was left."""
     with tempfile.TemporaryDirectory() as folder:
-        first = until_first_step(config, Path(folder), "a")
-        again = until_first_step(config, Path(folder), "b")
+        first = until_first_step(config, batch_size, Path(folder), "a")
+        again = until_first_step(config, batch_size, Path(folder), "b")
     found = {f"empty caches: {name}": value for name, value in first.items()}
     return found | {f"full caches: {name}": value for name, value in again.items()}
 
 
-def until_first_step(config: str, folder: Path, run: str) -> dict[str, float]:
+def until_first_step(
+    config: str, batch_size: int | None, folder: Path, run: str
+) -> dict[str, float]:
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -85,6 +89,7 @@ def until_first_step(config: str, folder: Path, run: str) -> dict[str, float]:
             *(sys.executable, "train.py", "--config", config, "--config.steps=2"),
             *("--config.data.eval_split=None", "--config.data.test_split=None"),
             *("--config.pictures=False", f"--workdir={folder / run}"),
+            *([] if batch_size is None else [f"--config.batch_size={batch_size}"]),
         ],
         cwd=ROOT,
         env=environment | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUNBUFFERED": "1"},

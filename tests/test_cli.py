@@ -48,14 +48,14 @@ def test_help_names_every_field_with_its_default_and_meaning():
     assert result.returncode == 0
     text = " ".join(result.stdout.replace("│", " ").split())
     config = load_config(DIGITS)
-    for part in ("data", "augment", "optim"):
+    for part in ("data", "augment", "optim", "early"):
         for field in dataclasses.fields(getattr(config, part)):
             assert f"--config.{part}.{field.name}" in text
     for field in dataclasses.fields(ViT):
         if field.name not in ("parent", "name"):
             assert f"--config.model.{field.name} " in text
     for field in dataclasses.fields(Config):
-        if field.name not in ("model", "data", "augment", "optim"):
+        if field.name not in ("model", "data", "augment", "optim", "early"):
             assert f"--config.{field.name} " in text
     assert f"Peak learning rate. (default: {config.optim.learning_rate})" in text
     assert text.count("(default:") >= 60

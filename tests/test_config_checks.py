@@ -70,7 +70,7 @@ def test_a_sound_config_has_no_problems():
         ),
         (
             {"model__pool": "none"},
-            "model.pool='none' gives a row per token: choose cls, gap or map to train",
+            "model.pool='none' gives a row per token: choose cls, gap, map or seq to train",
         ),
         (
             {"dtype": "float32", "model__dtype": "bfloat16"},
@@ -97,7 +97,7 @@ def test_a_sound_config_has_no_problems():
         ),
         (
             {"model__class_token": False},
-            "model.class_token=False with pool='cls': use pool='gap', 'map' or 'none'",
+            "model.class_token=False with pool='cls': use pool='gap', 'map', 'seq' or 'none'",
         ),
         (
             {"data": DataConfig(image_size=(6, 8))},

@@ -298,3 +298,27 @@ def test_the_state_survives_a_checkpoint(tmp_path):
     checkpoints.close()
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@pytest.mark.parametrize("freeze", [("encoder/block_1",), ("backbone",)])
+def test_muon_leaves_what_is_frozen_alone(freeze):
+    config = constant(name="muon", momentum=0.95, weight_decay=0.1, freeze=freeze)
+    params = random_params(0)
+    course, _ = run(config, params, [random_params(seed) for seed in (1, 2)])
+    frozen = flat(freeze_mask(params, freeze))
+    for path, before in flat(params).items():
+        assert (course[-1][path] == before).all() == frozen[path], path
+
+
+def test_muon_slows_lower_layers_too():
+    gradients = [random_params(1)]
+    slow, usual = (
+        run(constant(name="muon", layer_decay=decay), random_params(0), gradients)[0][-1]
+        for decay in (0.5, None)
+    )
+    before = flat(random_params(0))
+    for path, after in usual.items():
+        if path.startswith("encoder/") and path.endswith("/kernel"):
+            factor = 0.5 ** (3 - int(path.split("/")[1].removeprefix("block_")))
+            moved = factor * (after - before[path])
+            np.testing.assert_allclose(slow[path] - before[path], moved, atol=1e-6)

@@ -50,7 +50,10 @@ class EarlyConfig:
 
     def model(self, model: ViT) -> ViT:
         """The model as these epochs train it."""
-        own = {"patch_size": self.patch_size, "patch_dropout": self.patch_dropout}
+        own: dict[str, Any] = {
+            "patch_size": self.patch_size,
+            "patch_dropout": self.patch_dropout,
+        }
         return model.clone(**{name: value for name, value in own.items() if value is not None})
 
 

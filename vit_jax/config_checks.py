@@ -1,6 +1,7 @@
 """What does not go together in a config, all of it, before anything is opened or compiled."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,9 @@ def problems(
         )
     model = config.model
     if model.pool == "none":
-        found.append("model.pool='none' gives a row per token: choose cls, gap or map to train")
+        found.append(
+            "model.pool='none' gives a row per token: choose cls, gap, map or seq to train"
+        )
     if model.dtype is not None and config.dtype not in ("auto", model.dtype):
         found.append(
             f"dtype={config.dtype} and model.dtype={model.dtype}: set dtype alone, the model's "
@@ -127,7 +130,11 @@ def _batch_problems(config: Config, devices: int) -> list[str]:
 
 def _declared_shape(config: Config) -> tuple[int, int, int]:
     """(h, w, c) as far as the config says it; where it does not, a shape that suits the model."""
-    size = config.model.image_size or config.data.image_size or config.model.patch_size
+    size = config.model.image_size or config.data.image_size
+    if size is None:
+        early = pair(config.early.patch_size or config.model.patch_size)
+        height, width = map(math.lcm, pair(config.model.patch_size), early)
+        size = height, width
     return (*pair(size), config.model.channels or config.data.channels or 3)
 
 
@@ -169,16 +176,35 @@ def _model_problems(config: Config, image_shape: tuple[int, int, int]) -> list[s
 def _early_problems(
     config: Config, model: ViT, image_shape: tuple[int, int, int], params: Params
 ) -> list[str]:
-    """A line where the early epochs' model is none, or has other parameters than the model."""
-    if not config.early.epochs:
+    """A line where the early epochs do nothing, or cannot train the model's parameters."""
+    early, patch = config.early, config.early.patch_size
+    changes = patch is not None or early.patch_dropout is not None
+    if bool(early.epochs) != changes:
+        return [
+            f"early.epochs={early.epochs:g}, early.patch_size={patch}, early.patch_dropout="
+            f"{early.patch_dropout}: say both how many epochs and what is changed in them, or "
+            "nothing"
+        ]
+    if not changes:
         return []
+    smaller = patch is not None and min(map(operator.sub, pair(patch), pair(model.patch_size))) < 0
+    if smaller or (early.patch_dropout or 0.0) < model.patch_dropout:
+        return [
+            f"early.patch_size={patch}, early.patch_dropout={early.patch_dropout}: these epochs "
+            f"would cost more than the others, with patch_size={model.patch_size} and "
+            f"patch_dropout={model.patch_dropout}; early is for larger or fewer patches"
+        ]
     try:
-        early = _parameters(config.early.model(model), image_shape)
+        shapes = _parameters(early.model(model), image_shape)
     except ValueError as error:
         return [f"early.{error}"]
-    if jax.tree.map(jnp.shape, early) == jax.tree.map(jnp.shape, params):
+    if jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params):
         return []
-    patch = config.early.patch_size
+    if model.shifted_patches:
+        return [
+            f"early.patch_size={patch} with model.shifted_patches=True: shifted patches are "
+            "normalised number by number, so their weights fit one size alone; drop one of the two"
+        ]
     return [
         f"early.patch_size={patch}: these epochs would train parameters of other shapes than "
         f"patch_size={model.patch_size}; set model.patch_kernel_size={patch}, and "

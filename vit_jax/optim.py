@@ -261,7 +261,7 @@ def _layer(path: str, top: int) -> int:
             return 0
         case ["encoder", block, *_]:
             return int(block.removeprefix("block_")) + 1
-        case ["norm" | "map_pool" | "representation" | "head", *_]:
+        case ["norm" | "map_pool" | "seq_pool" | "representation" | "head", *_]:
             return top
     raise ValueError(f"optim.layer_decay: the layer of {path!r} is not known, as it is no ViT's")
 

@@ -10,7 +10,7 @@ import pytest
 from vit_jax import PatchEmbed, ViT
 from vit_jax.models import PatchDropout, RMSNorm, SelfAttention, SeqPool, initializers
 from vit_jax.models.patches import shifted_copies
-from vit_jax.ops.positions import rotary2d, rotate
+from vit_jax.ops.positions import places, rotary2d, rotate, sincos2d
 from vit_jax.ops.resample import resample_patch_kernel
 
 SMALL = ViT(
@@ -148,7 +148,8 @@ def test_stored_patch_kernel_is_resized_in_every_pass(stored, random_variables, 
     variables = random_variables(module, images)
     kernel = np.asarray(variables["params"]["kernel"])
     assert kernel.shape == (*((4, 4) if stored == 4 else stored), 3, 12)
-    resized = {"params": variables["params"] | {"kernel": resample_patch_kernel(kernel, (2, 2))}}
+    kernel = resample_patch_kernel(kernel, (2, 2), "linear")
+    resized = {"params": variables["params"] | {"kernel": kernel}}
     expected = apply(PatchEmbed(width=12, patch_size=2), resized, images)
     np.testing.assert_allclose(apply(module, variables, images), expected, atol=1e-5)
 
@@ -288,3 +289,18 @@ def test_a_mimetic_model_computes_what_any_model_of_its_parameters_does(
     variables = random_variables(SMALL, images)
     out = apply(SMALL.clone(init_scheme="mimetic"), variables, images)
     np.testing.assert_array_equal(out, apply(SMALL, variables, images))
+
+
+def test_a_place_has_the_same_position_in_patches_of_any_size():
+    coarse = sincos2d(2, 3, 16)
+    fine = sincos2d(4, 6, 16, scale=(0.5, 0.5)).reshape(4, 6, 16)
+    # The middle of a patch lies between the middles of the four that it is cut into.
+    y, x = places(4, 6, (0.5, 0.5))
+    np.testing.assert_allclose(y.reshape(4, 6)[:, 0], [-0.25, 0.25, 0.75, 1.25])
+    np.testing.assert_allclose(x.reshape(4, 6)[0], [-0.25, 0.25, 0.75, 1.25, 1.75, 2.25])
+    middles = (fine[0::2, 0::2] + fine[1::2, 1::2]) / 2
+    np.testing.assert_allclose(middles.reshape(6, 16), coarse, atol=0.04)
+    angles, finer = rotary2d(2, 3, 8), rotary2d(4, 6, 8, scale=(0.5, 0.5)).reshape(4, 6, 4)
+    middles = (finer[0::2, 0::2] + finer[1::2, 1::2]) / 2
+    np.testing.assert_allclose(middles.reshape(6, 4), angles, atol=1e-6)
+    assert SMALL.clone(patch_kernel_size=(4, 1)).position_scale == (0.5, 2.0)

@@ -52,6 +52,7 @@ def test_parameters_are_the_same_under_the_same_names(plain, images):
         {"dtype": "bfloat16"},
         {"layer_scale": 0.1, "qk_norm": True, "block_output_norm": True, "pool": "map"},
         {"attention_method": "einsum", "depth": 1},
+        {"rope": True, "norm": "rms", "init_scheme": "mimetic"},
     ],
     ids=str,
 )

@@ -27,7 +27,9 @@ def made(**fields):
         {"pool": "gap"},
         {"pool": "map", "num_registers": 3},
         {"pool": "none"},
+        {"pool": "seq", "num_registers": 3},
         {"qk_norm": True, "head_dim": 5, "qk_scale": 0.3},
+        {"rope": True, "norm": "rms", "pool": "gap"},
         {"num_classes": None, "layer_scale": 0.1},
     ],
     ids=str,
@@ -47,8 +49,8 @@ def test_the_logits_are_the_same_with_and_without_a_look(fields, method):
         assert seen.logits is None
     else:
         np.testing.assert_array_equal(seen.logits, out["logits"])
-    if model.pool == "map":
-        assert seen.pool.shape == (2, 2, tokens)
+    if model.pool in ("map", "seq"):
+        assert seen.pool.shape == (2, 2 if model.pool == "map" else 1, tokens)
         np.testing.assert_allclose(seen.pool.sum(-1), 1, rtol=1e-5)
     else:
         assert seen.pool is None

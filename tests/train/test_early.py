@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax import config_checks, forward_flops
 from vit_jax.config import ConfigError, EarlyConfig
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
@@ -98,6 +99,14 @@ def test_a_run_that_goes_on_is_the_same_on_both_sides_of_the_change(config, tmp_
         ({"positions": "learned"}, {}, "early.patch_size=4: these epochs would train parameters"),
         ({}, {"patch_size": 3}, "early.patch_size=(3, 3) does not divide the image of 8x8 pixels"),
         ({"rope": True}, {}, "early.patch_dropout=0.5 with rope=True"),
+        (
+            {},
+            {"epochs": 0.0},
+            "early.epochs=0, early.patch_size=4, early.patch_dropout=0.5: say",
+        ),
+        ({}, {"patch_size": None, "patch_dropout": None}, "say both how many epochs and what"),
+        ({"patch_kernel_size": 2}, {"patch_size": 1}, "would cost more than the others"),
+        ({"shifted_patches": True}, {}, "early.patch_size=4 with model.shifted_patches=True"),
         ({}, {"epochs": 9.0}, "early.epochs=9: longer than the training, steps=7"),
         ({}, {"patch_dropout": 1.0}, "early.patch_dropout=1.0: should be at least 0 and below 1"),
         ({}, {"epochs": -1.0}, "early.epochs=-1.0: should be at least 0"),
@@ -112,3 +121,28 @@ def test_what_cannot_be_is_refused(config, model, early, message):
     with pytest.raises(ConfigError) as error:
         set_up(config)
     assert message in str(error.value)
+
+
+def test_nothing_is_wrong_where_the_images_are_not_known_yet(config):
+    assert config_checks.problems(dataclasses.replace(config, early=EarlyConfig())) == []
+    assert config_checks.problems(config) == []
+
+
+def test_the_summary_counts_what_the_early_steps_save(config):
+    job = set_up(config)
+    late, early = (
+        3 * forward_flops(model, 8, 1, train=True)
+        for model in (job.config.model, config.early.model(job.config.model))
+    )
+    assert early < late / 4
+    assert job.train_flops_per_image == round((4 * early + 3 * late) / 7)
+    kept = job.config.model.clone(patch_dropout=0.5, num_registers=1)
+    assert forward_flops(kept, 8, 1, train=True) < 0.6 * forward_flops(kept, 8, 1)
+
+
+def test_a_run_says_what_its_first_steps_are(config, tmp_path, capsys):
+    # As on the command line, where a trial may be shorter than its parts.
+    train(set_up(dataclasses.replace(config, steps=1), ["steps"]), RunFolder(tmp_path))
+    out = capsys.readouterr().out
+    assert "The first 4 steps: patches of 4, 50% of the patches left out" in out
+    assert "NOTE: early.epochs=1.3 is longer than this training: the model itself" in out

@@ -56,6 +56,20 @@ def test_losses_do_not_depend_on_how_the_state_lies(shared_config, devices, fsdp
     assert counts.confusion.sum() == plan["mask"].sum()
 
 
+def test_muon_does_not_depend_on_how_the_state_lies(shared_config, monkeypatch):
+    """Its moments are stacks of all blocks' matrices, and lie otherwise than the parameters."""
+    optim = dataclasses.replace(shared_config.optim, name="muon", momentum=0.95, learning_rate=0.02)
+    config = dataclasses.replace(shared_config, optim=optim)
+    _, expected = train(prepare(config, 1, 1, monkeypatch))
+    for devices, fsdp in ((8, 1), (8, 4)):
+        job = prepare(config, devices, fsdp, monkeypatch)
+        state, found = train(job)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        kernel = state.params["encoder"]["block_0"]["mlp"]["fc1"]["kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // fsdp
+    assert expected[0] - expected[-1] > 0.01, "the training should go somewhere"
+
+
 def test_a_step_needs_less_memory(shared_config, monkeypatch):
     model = shared_config.model.clone(width=64, mlp_dim=256, depth=1)
     config = dataclasses.replace(shared_config, model=model, batch_size=8)

@@ -213,12 +213,19 @@ def test_a_stored_patch_kernel_serves_every_patch_size(random_model):
     assert adapted["patch_embed/kernel"].shape == (8, 8, 3, 64)
 
 
-@pytest.mark.parametrize("fields", [{"channels": 1}, {"patch_size": 4}, {"shifted_patches": False}])
-def test_shifted_patches_stay_as_they_are(random_model, fields):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channels": 1}, "take patches of 8x8 pixels and 3 channels alone"),
+        ({"patch_size": 4}, "take patches of 8x8 pixels and 3 channels alone"),
+        ({"shifted_patches": False}, "shifted_patches=False was asked for, and the weights were"),
+    ],
+)
+def test_shifted_patches_stay_as_they_are(random_model, fields, message):
     have, variables = random_model(shifted_patches=True)
     params = flat(variables["params"])
     assert adapt(params, have, have.clone(num_classes=3), "bicubic")[1] == [
         "head: initialised anew for 3 classes (instead of 5); train it"
     ]
-    with pytest.raises(WeightsError, match="they take patches of 8x8 pixels and 3 channels alone"):
+    with pytest.raises(WeightsError, match=message):
         adapt(params, have, have.clone(**fields), "bicubic")

@@ -71,6 +71,8 @@ class SelfAttention(nn.Module):
     rope_grid: tuple[int, int] | None = None
     """Rows and columns of the patches, which are the last tokens: queries and keys are turned by
     their patch's place, see `ops.positions.rotary2d`. None: they are not."""
+    position_scale: tuple[float, float] = (1.0, 1.0)
+    """Height and width of a patch in the unit that `rope_grid` positions count."""
     norm: Norm = "layer"
     norm_eps: float = 1e-6
     attention_dropout: float = 0.0
@@ -109,7 +111,7 @@ class SelfAttention(nn.Module):
             k = make_norm(self.norm, self.norm_eps, self.dtype, "k_norm")(k)
         if self.rope_grid is not None:
             prefix = num_tokens - self.rope_grid[0] * self.rope_grid[1]
-            angles = rotary2d(*self.rope_grid, head_dim, prefix)
+            angles = rotary2d(*self.rope_grid, head_dim, prefix, scale=self.position_scale)
             q, k = rotate(q, angles), rotate(k, angles)
         out = self._attend(q, k, v, scale, train)
         out = Dense(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.attention import width_per_head
-from vit_jax.models.patches import grid_size, pair
+from vit_jax.models.patches import grid_size, pair, patches_kept
 from vit_jax.models.vit import ViT
 
 
@@ -27,15 +27,19 @@ def parameter_count(model: ViT, image_size: int | tuple[int, int] = 224, channel
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def forward_flops(model: ViT, image_size: int | tuple[int, int] = 224, channels: int = 3) -> int:
+def forward_flops(
+    model: ViT, image_size: int | tuple[int, int] = 224, channels: int = 3, *, train: bool = False
+) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two.
 
     Matrix products only: patch embedding, q/k/v, attention, projection, MLP, pooling and head.
-    A training step costs about three times as much.
+    A training step costs about three times as much; with `train` without the patches that
+    `patch_dropout` leaves out.
     """
     rows, columns = grid_size(image_size, model.patch_size)
     patches, width = rows * columns, model.width
-    tokens = patches + model.num_prefix_tokens
+    kept = patches_kept(patches, model.patch_dropout) if train else patches
+    tokens = kept + model.num_prefix_tokens
     ph, pw = pair(model.patch_size)
     inner = model.num_heads * width_per_head(width, model.num_heads, model.head_dim)
     mlp = 2 * width * (4 * width if model.mlp_dim is None else model.mlp_dim)

@@ -36,6 +36,7 @@ class Block(nn.Module):
     qk_scale: float | None = None
     qk_norm: bool = False
     rope_grid: tuple[int, int] | None = None
+    position_scale: tuple[float, float] = (1.0, 1.0)
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float | Float[Array, ""] = 0.0
@@ -68,6 +69,7 @@ class Block(nn.Module):
             qk_scale=self.qk_scale,
             qk_norm=self.qk_norm,
             rope_grid=self.rope_grid,
+            position_scale=self.position_scale,
             norm=self.norm,
             norm_eps=self.norm_eps,
             attention_dropout=self.attention_dropout,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num, Shaped
 
 from vit_jax.models import initializers
 from vit_jax.models.initializers import Init
-from vit_jax.models.layers import Dtype, LayerNorm
+from vit_jax.models.layers import Dtype, Norm, make_norm
 from vit_jax.ops.resample import patch_kernel_matrix
 
 
@@ -46,9 +46,9 @@ class PatchEmbed(nn.Module):
     out and multiplies. Both read the same kernel [ph, pw, c, d] and give the same numbers.
 
     `shifted` gives each patch its surroundings too: the image, and four copies of it that are moved
-    by half a patch along the diagonals, stand one behind the other as 5 c channels, and a LayerNorm
-    acts on each patch before it is projected. This is shifted patch tokenization (SPT, arXiv
-    2112.13492, section 3.1): a token then sees four times the area, as a convolution's would.
+    by half a patch along the diagonals, stand one behind the other as 5 c channels, and a norm acts
+    on each patch before it is projected. This is shifted patch tokenization (SPT, arXiv
+    2112.13492): a token then sees four times the area, as a convolution's would.
 
     Raises:
       ValueError: the patches do not divide the image, or its channels are not the kernel's.
@@ -61,8 +61,9 @@ class PatchEmbed(nn.Module):
     """The patch size that the kernel is stored for; it is resized to `patch_size` whenever it is
     used, by pseudo-inverse (FlexiViT, arXiv 2212.08013, section 3.4). None: `patch_size`."""
     shifted: bool = False
+    norm: Norm = "layer"
+    """What norm `shifted` brings."""
     norm_eps: float = 1e-6
-    """Epsilon of the LayerNorm that `shifted` brings."""
     init_scheme: Init = "paper"
     dtype: Dtype = "float32"
 
@@ -93,7 +94,7 @@ class PatchEmbed(nn.Module):
         else:
             patches = cut_patches(images, self.patch_size).reshape(batch * rows * columns, -1)
             if self.shifted:
-                patches = LayerNorm(self.norm_eps, self.dtype, name="norm")(patches)
+                patches = make_norm(self.norm, self.norm_eps, self.dtype, "norm")(patches)
             tokens = jnp.dot(patches, kernel.reshape(-1, self.width))
         return tokens.reshape(batch, rows * columns, self.width) + bias
 
@@ -106,7 +107,7 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", initializers.patch_kernel(self.init_scheme), shape)
         if stored != patch:
             down, across = (
-                patch_kernel_matrix(old, new, "bicubic_antialias").astype(np.float32)
+                patch_kernel_matrix(old, new, "linear").astype(np.float32)
                 for old, new in zip(stored, patch, strict=True)
             )
             kernel = jnp.einsum("Hh,Ww,hwcd->HWcd", down, across, kernel)
@@ -132,11 +133,16 @@ class PatchDropout(nn.Module):
             return x
         batch, tokens, _ = x.shape
         patches = tokens - self.first
-        kept = max(1, round(patches * (1 - self.rate)))
+        kept = patches_kept(patches, self.rate)
         draws = jax.random.uniform(self.make_rng("dropout"), (batch, patches))
         chosen = jax.lax.top_k(draws, kept)[1] + self.first
         patches = jnp.take_along_axis(x, chosen[:, :, None], axis=1)
         return jnp.concatenate([x[:, : self.first], patches], axis=1)
+
+
+def patches_kept(patches: int, rate: float) -> int:
+    """How many of an image's patches `PatchDropout` leaves."""
+    return max(1, round(patches * (1 - rate)))
 
 
 def cut_patches(

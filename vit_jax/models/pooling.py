@@ -71,7 +71,7 @@ class MapPool(nn.Module):
 class SeqPool(nn.Module):
     """The mean of the tokens under learned weights, softmax(x w + b): [b, n, d] -> [b, d].
 
-    Source: sequence pooling of the Compact Transformers, arXiv 2104.05704, section 3.2.
+    Source: sequence pooling of the Compact Transformers, arXiv 2104.05704.
     """
 
     init_scheme: Init = "paper"

@@ -114,7 +114,8 @@ class ViT(nn.Module):
     """How patches are projected: strided convolution, or reshape and product. Same numbers."""
     patch_kernel_size: int | tuple[int, int] | None = None
     """The patch size the patch kernel is stored for; it is resized to `patch_size` in every pass,
-    so that one set of weights takes several (arXiv 2212.08013). None: `patch_size`."""
+    so that one set of weights takes several (arXiv 2212.08013). Positions without a table are
+    counted in such patches. None: `patch_size`."""
     shifted_patches: bool = False
     """Tokens see the four diagonal neighbourhoods of their patch too, as a convolution would let
     them (shifted patch tokenization, arXiv 2112.13492)."""
@@ -173,6 +174,7 @@ class ViT(nn.Module):
             self.patch_method,
             kernel_size=self.patch_kernel_size,
             shifted=self.shifted_patches,
+            norm=self.norm,
             norm_eps=self.norm_eps,
             init_scheme=self.init_scheme,
             dtype=dtype,
@@ -192,6 +194,7 @@ class ViT(nn.Module):
             qk_scale=self.qk_scale,
             qk_norm=self.qk_norm,
             rope_grid=(rows, columns) if self.rope else None,
+            position_scale=self.position_scale,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             layer_scale=self.layer_scale,
@@ -236,6 +239,13 @@ class ViT(nn.Module):
         return self.class_token
 
     @property
+    def position_scale(self) -> tuple[float, float]:
+        """Height and width of a patch in stored patches, which fixed and rotary positions count."""
+        stored = pair(self.patch_kernel_size or self.patch_size)
+        height, width = (p / s for p, s in zip(pair(self.patch_size), stored, strict=True))
+        return height, width
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the first patch: the class token and the registers."""
         return int(self.has_class_token) + self.num_registers
@@ -256,7 +266,8 @@ class ViT(nn.Module):
             return tokens + self.param("pos_embed", init, shape).astype(tokens.dtype)
 
         if self.positions == "sincos2d":
-            tokens = tokens + sincos2d(rows, columns, width).astype(tokens.dtype)
+            table = sincos2d(rows, columns, width, scale=self.position_scale)
+            tokens = tokens + table.astype(tokens.dtype)
         if self.positions == "learned" and not self.class_position:
             tokens = add_positions(tokens)
         if self.has_class_token:
@@ -326,7 +337,9 @@ class ViT(nn.Module):
                 f"{channels}: images are [b, h, w, {self.channels}]"
             )
         if self.pool == "cls" and not self.has_class_token:
-            raise ValueError("class_token=False with pool='cls': use pool='gap', 'map' or 'none'")
+            raise ValueError(
+                "class_token=False with pool='cls': use pool='gap', 'map', 'seq' or 'none'"
+            )
         if self.rope and self.patch_dropout:
             raise ValueError(
                 f"patch_dropout={self.patch_dropout} with rope=True: each image would keep other "

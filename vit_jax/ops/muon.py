@@ -5,7 +5,7 @@ Source: K. Jordan, Muon (github.com/KellerJordan/Muon, 2024); the size of its up
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,9 @@ def scale_by_muon(momentum: float, parts: Callable[[str], int]) -> optax.Gradien
 
     def update(updates, state, params=None):
         del params
-        directions, state = muon.update(_stacks(updates, parts), state)
-        return _unstacked(directions, updates, parts), state
+        # Optax types trees for all their uses.
+        directions, state = muon.update(cast(Any, _stacks(updates, parts)), state)
+        return _unstacked(cast(Any, directions), updates, parts), state
 
     return optax.GradientTransformation(init, update)
 

@@ -8,9 +8,12 @@ import jax
 
 HINTS = {
     "head": "the classes of the data",
-    "pos_embed": "model.image_size, data.image_size or model.patch_size",
-    "patch_embed": "model.patch_size, model.channels or model.width",
-    "encoder": "model.width, model.depth, model.num_heads or model.mlp_dim",
+    "pos_embed": "model.image_size, data.image_size, model.patch_size or model.positions",
+    "patch_embed": "model.patch_size, model.patch_kernel_size, model.shifted_patches, "
+    "model.channels or model.width",
+    "encoder": "model.width, model.depth, model.num_heads, model.mlp_dim or another of model's",
+    "map_pool": "model.pool",
+    "seq_pool": "model.pool",
     "opt_state": "the fields of optim",
     "ema": "optim.ema_decay or optim.ema_epochs",
 }

@@ -182,6 +182,8 @@ class _Run:
             self.state = dataclasses.replace(self.state, step=self.state.step + 1)
             report.left_out(step + 1)
             return 1
+        if job.early and step == job.early.until:
+            report.flush()  # what follows compiles, which is not the steps' time
         number = self._steps_at_once(step)
         with report.waiting_for_input():
             plans = [job.train_feed.plan(step + i) for i in range(number)]

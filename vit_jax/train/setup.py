@@ -16,7 +16,7 @@ from vit_jax.data.check_report import log_lines
 from vit_jax.data.feeds import AnySource, Feed, make_feed, settle
 from vit_jax.data.order import Order
 from vit_jax.data.streaming import RandomCrop
-from vit_jax.models import parameter_count
+from vit_jax.models import forward_flops, parameter_count
 from vit_jax.ops.metrics import Counts
 from vit_jax.optim import ema_decay, make_optimizer, make_schedule
 from vit_jax.processes import agree, meet, share
@@ -95,6 +95,17 @@ class Job:
     def parameters(self) -> int:
         height, width, channels = input_shape(self.config.model)
         return parameter_count(self.config.model, (height, width), channels)
+
+    @functools.cached_property
+    def train_flops_per_image(self) -> int:
+        """Floating-point operations of a step, per image, on average over all steps."""
+        height, width, channels = input_shape(self.config.model)
+        models = self.config.early.model(self.config.model), self.config.model
+        first, rest = (
+            3 * forward_flops(model, (height, width), channels, train=True) for model in models
+        )
+        early = min(self.early.until if self.early else 0, self.total_steps)
+        return round((early * first + (self.total_steps - early) * rest) / self.total_steps)
 
     @property
     def feeds(self) -> list[Feed]:

@@ -5,12 +5,10 @@ from importlib.metadata import version
 from typing import Any
 
 import vit_jax
-from vit_jax.models import forward_flops
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.metrics import read_rows
 from vit_jax.sharding import overlooked_gpu
 from vit_jax.train.evaluate import Evaluation
-from vit_jax.train.fill_in import input_shape
 from vit_jax.train.memory import device_limit, in_words, resident_bytes, state_bytes
 from vit_jax.train.report import Report
 from vit_jax.train.setup import Job
@@ -39,18 +37,33 @@ def introduce(job: Job, folder: RunFolder, report: Report, start: int) -> None:
             report.say(f"  {change}")
     if config.device == "auto" and (advice := overlooked_gpu(job.devices)):
         report.say(f"WARNING: {advice}")
-    consequences = {
-        "warmup_epochs": "the learning rate rises to its end without reaching the peak",
-        "head_only_epochs": "the head alone is updated",
+    if job.early:
+        report.say(_early_in_words(job))
+    too_long = {
+        "optim.warmup_epochs": "the learning rate rises to its end without reaching the peak",
+        "optim.head_only_epochs": "the head alone is updated",
+        "early.epochs": "the model itself is never trained as it will be used",
     }
-    for name, consequence in consequences.items():
-        epochs = getattr(config.optim, name)
+    for name, consequence in too_long.items():
+        part, field = name.split(".")
+        epochs = getattr(getattr(config, part), field)
         if round(epochs * job.steps_per_epoch) > job.total_steps:
-            report.say(f"NOTE: optim.{name}={epochs:g} is longer than this training: {consequence}")
+            report.say(f"NOTE: {name}={epochs:g} is longer than this training: {consequence}")
     if note := _note_on_calls(job, start):
         report.say(note)
     if start:
         report.say(f"Going on from the checkpoint at step {start}")
+
+
+def _early_in_words(job: Job) -> str:
+    """What is different in the first steps."""
+    assert job.early
+    early, changes = job.config.early, []
+    if early.patch_size is not None:
+        changes.append(f"patches of {early.patch_size}")
+    if early.patch_dropout is not None:
+        changes.append(f"{early.patch_dropout:.0%} of the patches left out")
+    return f"The first {job.early.until:,} steps: {', '.join(changes)}"
 
 
 def _note_on_calls(job: Job, start: int) -> str | None:
@@ -89,8 +102,6 @@ def summarise(
     bad_images: int,
 ) -> dict[str, Any]:
     """What summary.json holds, but for the seconds of the whole."""
-    model = job.config.model
-    height, width, channels = input_shape(model)
     evaluations = read_rows(folder.path, keep=lambda row: row["split"] == "eval")
     last = evaluations[-1] if evaluations else {}
     result = chosen(test) if test else None
@@ -101,7 +112,7 @@ def summarise(
         "steps": done,
         "epochs": done / job.steps_per_epoch,
         "parameters": job.parameters,
-        "train_flops_per_image": 3 * forward_flops(model, (height, width), channels),
+        "train_flops_per_image": job.train_flops_per_image,
         "train_images_per_second": report.images_per_second,
         "seconds_to_first_step": report.seconds_to_first_step,
         **{f"seconds_{name}": value for name, value in report.seconds.items()},

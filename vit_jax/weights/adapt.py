@@ -41,7 +41,8 @@ def adapt(
         steps.append(f"patch_embed: {have.channels} channels made {want.channels}")
     if old != new:
         # FlexiViT, which is trained so, resizes both by straight lines; other models as timm does.
-        resize = "linear" if interpolation == "linear" else "bicubic_antialias"
+        flexible = interpolation == "linear" or have.patch_kernel_size is not None
+        resize = "linear" if flexible else "bicubic_antialias"
         kernel = resample_patch_kernel(kernel, new, resize)
         steps.append(
             f"patch_embed: patches of {_by(old)} pixels resized to {_by(new)}, by pseudo-inverse"
@@ -71,12 +72,16 @@ def adapt(
 
 def _check_shifted(have: ViT, want: ViT, resized: bool) -> None:
     """Raise a WeightsError where shifted patches change: their norm has an entry per number."""
-    changed = resized or (want.channels or have.channels) != have.channels
-    if want.shifted_patches != have.shifted_patches or (have.shifted_patches and changed):
+    if want.shifted_patches != have.shifted_patches:
         raise WeightsError(
-            f"shifted_patches={have.shifted_patches} in the weights: they take patches of "
-            f"{_by(have.patch_kernel_size or have.patch_size)} pixels and {have.channels} "
-            "channels alone, shifted or not; leave all three as they are"
+            f"shifted_patches={want.shifted_patches} was asked for, and the weights were trained "
+            f"with shifted_patches={have.shifted_patches}: leave it as it is"
+        )
+    if have.shifted_patches and (resized or (want.channels or have.channels) != have.channels):
+        raise WeightsError(
+            "shifted_patches=True: these weights take patches of "
+            f"{_by(have.patch_kernel_size or have.patch_size)} pixels and {have.channels} channels "
+            "alone; leave both as they are"
         )
 
 

@@ -217,6 +217,8 @@ def refuses(model: ViT) -> list[str]:
     fixed = model.positions == "sincos2d" and not model.has_class_token
     if fixed and pair(model.image_size or 0) != (224, 224):
         reasons.append(f"positions='sincos2d' with image_size={model.image_size}")
+    if fixed and model.position_scale != (1.0, 1.0):
+        reasons.append(f"positions='sincos2d' with patch_kernel_size={model.patch_kernel_size}")
     return reasons
 
 

@@ -185,7 +185,7 @@ def fixed_patch_size(model: ViT, params: Params) -> tuple[ViT, Params]:
     kernel = np.asarray(params["patch_embed/kernel"])
     if kernel.shape[:2] == patch:
         return model.clone(patch_kernel_size=None), params
-    kernel = resample_patch_kernel(kernel, patch)
+    kernel = resample_patch_kernel(kernel, patch, "linear")
     return model.clone(patch_kernel_size=None), params | {"patch_embed/kernel": kernel}
 
 
@@ -195,7 +195,7 @@ def learned_positions(model: ViT, params: Params) -> tuple[ViT, Params]:
         return model, params
     assert model.image_size is not None
     grid = grid_size(model.image_size, model.patch_size)
-    table = np.asarray(sincos2d(*grid, model.width))[None]
+    table = np.asarray(sincos2d(*grid, model.width, scale=model.position_scale))[None]
     model = model.clone(positions="learned", class_position=False)
     return model, params | {"pos_embed": table}
 

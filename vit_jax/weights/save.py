@@ -54,7 +54,8 @@ def save_pretrained(
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise WeightsError(f"{path} exists already: name another place")
     params = {name: np.asarray(leaf) for name, leaf in flat(variables["params"]).items()}
-    prepared, params = target.prepare(*fixed_patch_size(model, params))
+    # Fixed positions first: they are counted in patches of the stored size.
+    prepared, params = fixed_patch_size(*target.prepare(model, params))
     preprocessing = Preprocessing(spec.mean, spec.std, spec.class_names, **resizing(spec))
     if say is not None:
         for line in target.loses(model, preprocessing):
