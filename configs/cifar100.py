@@ -27,12 +27,7 @@ config = Config(
         drop_path=0.1,
         activation="gelu_tanh",
     ),
-    data=DataConfig(
-        name="cifar100",
-        train_split="train[:98%]",
-        eval_split="train[98%:]",
-        test_split="test",
-    ),
+    data=DataConfig("cifar100", train_split="train[:98%]", eval_split="train[98%:]"),
     augment=AugmentConfig(
         crop_padding=4,
         crop_fill="reflect",

@@ -27,12 +27,7 @@ config = Config(
         qk_norm=True,
         activation="gelu_tanh",
     ),
-    data=DataConfig(
-        name="cifar10",
-        train_split="train[:98%]",
-        eval_split="train[98%:]",
-        test_split="test",
-    ),
+    data=DataConfig("cifar10", train_split="train[:98%]", eval_split="train[98%:]"),
     augment=AugmentConfig(
         crop_padding=4,
         crop_fill="reflect",

@@ -1,6 +1,8 @@
 """Fuzzing of what reads files: `python tests/faults/fuzz.py --seconds 600 [--target NAME]`.
 
-Hypothesis makes the files of `fuzz_inputs.py` up, for the functions of `fuzz_targets.py`.
+Hypothesis makes the files of `fuzz_inputs.py` up, for the functions of `fuzz_targets.py`. With
+`--engine atheris --target NAME`, where atheris is installed (`pip install atheris`), libFuzzer
+makes them up instead, from the sound files, led by the lines that they reach.
 """
 
 import argparse
@@ -78,6 +80,24 @@ def with_hypothesis(
     return examples
 
 
+def with_atheris(name: str, seconds: int) -> None:
+    """Run a target on libFuzzer's files; ends the process, with a traceback where it found one."""
+    import atheris
+
+    with atheris.instrument_imports(include=["vit_jax"]):
+        from faults.fuzz_targets import TARGETS
+        from faults.sound_files import sound
+
+        _import_first()
+    with tempfile.TemporaryDirectory(prefix="atheris_") as folder:
+        for number, content in enumerate(sound(name)):
+            (Path(folder) / str(number)).write_bytes(content)
+        # A target has limits of time and memory of its own, and takes libFuzzer's signal for them.
+        limits = (f"-max_total_time={seconds}", "-timeout=0", "-rss_limit_mb=0")
+        atheris.Setup([sys.argv[0], *limits, folder], TARGETS[name])
+        atheris.Fuzz()
+
+
 def _import_first() -> None:
     """Import what readers import when they need it: the time that takes is not a file's."""
     from faults.sound_files import weights_folder
@@ -99,12 +119,19 @@ def place_of(error: BaseException) -> str:
 
 def main() -> int:
     """Run one target or all by hand; the exit code says whether something was found."""
-    from faults.fuzz_targets import TARGETS
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="for each target")
-    parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--target")
+    parser.add_argument("--engine", choices=("hypothesis", "atheris"), default="hypothesis")
     arguments = parser.parse_args()
+    if arguments.engine == "atheris":  # before the readers are imported: it has to see that
+        if arguments.target is None:
+            parser.error("--engine atheris: name one --target, as libFuzzer ends the process")
+        with_atheris(arguments.target, arguments.seconds)
+    from faults.fuzz_targets import TARGETS
+
+    if arguments.target not in (None, *TARGETS):
+        parser.error(f"--target: one of {', '.join(TARGETS)}")
     found: collections.Counter[str] = collections.Counter()
     for name in [arguments.target] if arguments.target else TARGETS:
         start = time.monotonic()

@@ -10,6 +10,9 @@ import pytest
 from faults.bait import Bomb, refused
 from weights.random_models import save_random
 
+from vit_jax.data.archive import unpacked
+from vit_jax.data.source import DataError
+from vit_jax.data.stored import describe
 from vit_jax.weights import WeightsError, open_pretrained
 from vit_jax.weights.files import open_tensors
 
@@ -115,6 +118,29 @@ def test_w4_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     message = rf"{path} would unpack from {size:,} bytes to 40,000,1\d\d: no weights compress so"
     with pytest.raises(WeightsError, match=message):
         open_tensors(path)
+
+
+@pytest.mark.fault(
+    "An npz file, of weights or of images, or an archive of images is packed by LZMA, whose header "
+    "asks for gigabytes",
+    "It is refused by what its directory says, before any memory is taken",
+)
+def test_w4_a_zip_packed_by_lzma_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    array = io.BytesIO()
+    np.save(array, np.zeros((4, 2, 2, 3), np.uint8))
+    for name in ("a.npz", "a.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_LZMA) as archive:
+            archive.writestr("images.npy", array.getvalue())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)  # nothing of it is read
+    with pytest.raises(
+        WeightsError, match=r"a\.npz: images\.npy is packed by method 14 of the ZIP"
+    ):
+        open_tensors(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"a\.npz, key 'images' is packed by method 14 of the ZIP"):
+        describe(tmp_path / "a.npz", "images")
+    with pytest.raises(DataError, match="is packed by LZMA"):
+        unpacked(tmp_path / "a.zip")
 
 
 @pytest.mark.fault(

@@ -493,7 +493,7 @@ FORBIDDEN = {
     "no class token to pool": (
         {"pool": "cls", "class_token": False},
         (2, *IMAGE),
-        ["class_token=False with pool='cls'", "use pool='gap', 'map' or 'none'"],
+        ["class_token=False with pool='cls'", "use pool='gap', 'map', 'seq' or 'none'"],
     ),
     "sine and cosine": (
         {"positions": "sincos2d", "width": 30},

@@ -133,6 +133,9 @@ def _unpack_zip(path: Path, folder: Path) -> None:
                     raise _RefusedError("is a symbolic link" if link else "is a device")
                 if member.flag_bits & 1:
                     raise _RefusedError("is encrypted")
+                # It takes as much memory as its header asks for.
+                if member.compress_type == zipfile.ZIP_LZMA:
+                    raise _RefusedError("is packed by LZMA")
         _check_sizes(path, folder, (member.file_size for member in members))
         folder.mkdir()
         for member in members:

@@ -139,8 +139,16 @@ def _opened(file: Path, key: str | None) -> Iterator[tuple[Any, int]]:
         with open(file, "rb") as stream:
             yield stream, os.fstat(stream.fileno()).st_size
         return
-    with zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as stream:
-        yield stream, archive.getinfo(f"{key}.npy").file_size
+    with zipfile.ZipFile(file) as archive:
+        member = archive.getinfo(f"{key}.npy")
+        # LZMA takes as much memory as its header asks for, and NumPy never packs so.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(
+                f"{_name(file, key)} is packed by method {member.compress_type} of the ZIP format, "
+                "which NumPy does not write; unpack it and save it by numpy.savez"
+            )
+        with archive.open(member) as stream:
+            yield stream, member.file_size
 
 
 def _name(file: Path, key: str | None) -> str:

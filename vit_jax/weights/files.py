@@ -19,6 +19,10 @@ import numpy as np
 Read = Callable[[str], np.ndarray]
 
 
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How NumPy packs members. LZMA takes as much memory as its header asks for, before any number."""
+
+
 class WeightsError(ValueError):
     """Weights that cannot be read, adapted or written; says which file and what would be right."""
 
@@ -181,6 +185,11 @@ def _open_zip(path: Path) -> TensorFile:
     if any(member.filename.endswith("data.pkl") for member in members):
         archive.close()
         return _open_torch(path)
+    if odd := [member for member in members if member.compress_type not in PACKED]:
+        raise WeightsError(
+            f"{path}: {odd[0].filename} is packed by method {odd[0].compress_type} of the ZIP "
+            "format, which NumPy does not write; unpack it and save it by numpy.savez"
+        )
     unpacked, packed = sum(m.file_size for m in members), path.stat().st_size
     # Trained weights hardly compress: what grows a hundredfold was made to fill the memory.
     if unpacked > 100 * packed:
