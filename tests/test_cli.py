@@ -144,6 +144,7 @@ def test_overrides_reach_the_run_and_steps_replace_epochs(tmp_path, capsys):
     assert "encoder/block_0/attn/qkv/kernel" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_without_workdir_gets_a_fresh_numbered_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):

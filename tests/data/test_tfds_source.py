@@ -270,6 +270,7 @@ def real_cifar10(tmp_path_factory):
         yield root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "size"), [("train", 50_000), ("test", 10_000)])
 def test_the_real_cifar10(real_cifar10, split, size):
     source = tfds_arrays("cifar10", split, str(real_cifar10))

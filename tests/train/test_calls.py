@@ -72,6 +72,7 @@ def test_plans_lie_side_by_side():
     np.testing.assert_array_equal(together["image"][:, 1], plans[1]["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["resident", "streaming"])
 def test_several_steps_in_one_call_are_those_steps(config, on, tmp_path, feed):
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, feed=feed))
@@ -90,6 +91,7 @@ def test_several_steps_in_one_call_are_those_steps(config, on, tmp_path, feed):
     assert "steps_per_call" not in (tmp_path / "single" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "devices"), [("auto", 2), ("auto", 8), ("pmap", 2)])
 def test_on_many_devices_too(config, on, tmp_path, parallel, devices):
     """Without dropout, whose masks depend on the devices under pmap."""
@@ -107,6 +109,7 @@ def test_on_many_devices_too(config, on, tmp_path, parallel, devices):
     np.testing.assert_allclose(losses(found), losses(expected), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_makes_the_same_calls(config, on, tmp_path):
     calls = []
     config = dataclasses.replace(config, steps_per_call=3)

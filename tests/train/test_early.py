@@ -70,6 +70,7 @@ def test_calls_of_several_steps_stop_where_the_early_ones_end(config):
     assert job.train_program(6, 3) is job.train_steps
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_same_on_both_sides_of_the_change(config, tmp_path):
     expected, proof = run(config, tmp_path / "whole")
     every = dataclasses.replace(config, checkpoint_every_epochs=1 / 3, keep_checkpoints=9)

@@ -56,6 +56,7 @@ def test_losses_do_not_depend_on_how_the_state_lies(shared_config, devices, fsdp
     assert counts.confusion.sum() == plan["mask"].sum()
 
 
+@pytest.mark.slow
 def test_muon_does_not_depend_on_how_the_state_lies(shared_config, monkeypatch):
     """Its moments are stacks of all blocks' matrices, and lie otherwise than the parameters."""
     optim = dataclasses.replace(shared_config.optim, name="muon", momentum=0.95, learning_rate=0.02)

@@ -177,6 +177,7 @@ def test_long_runs_draw_a_few_frames_spread_over_all(evaluations, expected):
     assert drawn[-1] == evaluations
 
 
+@pytest.mark.slow
 def test_the_batch_is_what_the_model_sees(config, tmp_path, monkeypatch):
     """Mixed, erased, shifted: put back through the normalisation it is the step's own input."""
     from vit_jax.pictures import batch

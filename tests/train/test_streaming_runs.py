@@ -105,6 +105,7 @@ def losses(folder, split="train"):
     return {row["step"]: row["loss"] for row in read_rows(folder) if row["split"] == split}
 
 
+@pytest.mark.slow
 def test_both_feeds_take_the_files_in_the_same_order(config, photographs, tmp_path):
     names = {}
     for feed in ("resident", "streaming"):
@@ -124,6 +125,7 @@ def test_both_feeds_take_the_files_in_the_same_order(config, photographs, tmp_pa
     assert names["resident"] == names["streaming"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["resident", "streaming"])
 def test_a_run_stopped_at_step_11_goes_on_with_the_same_batches_to_the_last_bit(
     config, tmp_path, feed
@@ -157,6 +159,7 @@ def copied(photographs, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
     config, photographs, tmp_path
 ):
@@ -192,6 +195,7 @@ def test_a_bad_file_ends_a_run_after_a_checkpoint_and_skipping_goes_on(
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_bad_files_stay_listed_when_a_run_goes_on(config, photographs, tmp_path):
     root = copied(photographs, tmp_path / "data")
     for path in sorted((root / "train").rglob("*.png"))[:3]:
@@ -220,6 +224,7 @@ def test_a_batch_of_bad_files_alone_changes_nothing_for_the_worse(config, photog
     assert np.isfinite(list(values.values())).all()
 
 
+@pytest.mark.slow
 def test_an_evaluation_elsewhere_reads_images_as_the_training_did(config, photographs, tmp_path):
     squashing = dataclasses.replace(config(resize="squash"), steps=2)
     train(set_up(squashing), RunFolder(tmp_path / "run"))

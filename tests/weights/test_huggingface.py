@@ -240,6 +240,7 @@ def test_without_its_config_a_model_is_not_guessed(reference):
         load_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_the_real_weights_agree_on_every_photograph(test_data):
     from vit_jax.data.catalog import open_source
     from vit_jax.data.encoded import decode_all
