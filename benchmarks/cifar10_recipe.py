@@ -285,8 +285,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.plot(statistics.mean(more), row, "|", color="#124", markersize=14, markeredgewidth=2)
     axes.axvline(0, color="#888", linewidth=0.8)
     axes.set_yticks(range(len(levers)), levers)
+    axes.set_ylim(-0.7, len(levers) - 0.3)
     axes.set_xlabel("held-out accuracy, percentage points more than without")
-    axes.set_title(f"{results['config']}, {results['epochs']:g} epochs", fontsize=10)
+    axes.set_title(f"{results['config']}, epochs: {results['epochs']:g}", fontsize=10)
     figure.savefig(path)
 
 

@@ -157,9 +157,14 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     ends = np.array([min(reckoned + taken), max(reckoned + taken)])
     axes.fill_between(ends, ends / 1.2, ends * 1.2, color="0.9", label="within 20 %")
     axes.loglog(reckoned, taken, "o")
-    for row, x, y in zip(rows, reckoned, taken, strict=True):
+    # On alternating sides, from the largest on: neighbours would write over each other.
+    by_size = sorted(zip(reckoned, taken, rows, strict=True), key=lambda point: -point[0])
+    for number, (x, y, row) in enumerate(by_size):
         name = f"{row['batch']}x{row['tokens']}, {row['width']}x{row['depth']}"
-        axes.annotate(name, (x, y), xytext=(5, -8), textcoords="offset points", fontsize=7)
+        side: dict[str, Any] = {"xytext": (5, -8), "ha": "left"}
+        if number % 2 == 0:
+            side = {"xytext": (-5, 4), "ha": "right"}
+        axes.annotate(name, (x, y), textcoords="offset points", fontsize=7, **side)
     axes.set(xlabel="reckoned, ms a step", ylabel="measured, ms a step")
     axes.set_title("batch x tokens, width x depth", fontsize=9)
     axes.legend()
