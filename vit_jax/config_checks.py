@@ -187,15 +187,16 @@ def _early_problems(
         ]
     if not changes:
         return []
-    smaller = patch is not None and min(map(operator.sub, pair(patch), pair(model.patch_size))) < 0
-    if smaller or (early.patch_dropout or 0.0) < model.patch_dropout:
+    then = early.model(model)
+    smaller = min(map(operator.sub, pair(then.patch_size), pair(model.patch_size))) < 0
+    if smaller or then.patch_dropout < model.patch_dropout:
         return [
             f"early.patch_size={patch}, early.patch_dropout={early.patch_dropout}: these epochs "
             f"would cost more than the others, with patch_size={model.patch_size} and "
             f"patch_dropout={model.patch_dropout}; early is for larger or fewer patches"
         ]
     try:
-        shapes = _parameters(early.model(model), image_shape)
+        shapes = _parameters(then, image_shape)
     except ValueError as error:
         return [f"early.{error}"]
     if jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params):

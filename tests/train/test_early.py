@@ -127,6 +127,10 @@ def test_what_cannot_be_is_refused(config, model, early, message):
 def test_nothing_is_wrong_where_the_images_are_not_known_yet(config):
     assert config_checks.problems(dataclasses.replace(config, early=EarlyConfig())) == []
     assert config_checks.problems(config) == []
+    # What the early epochs leave open is the model's own, and costs no more.
+    larger = dataclasses.replace(config.early, patch_dropout=None)
+    model = config.model.clone(patch_dropout=0.3)
+    assert config_checks.problems(dataclasses.replace(config, model=model, early=larger)) == []
 
 
 def test_the_summary_counts_what_the_early_steps_save(config):
