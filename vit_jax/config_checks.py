@@ -53,7 +53,7 @@ def problems(
             "follows from it"
         )
     for make in (
-        lambda: make_optimizer(config.optim, _zero, 1),
+        lambda: make_optimizer(config.optim, lambda step: 0.0, 1),
         lambda: ema_decay(config.optim, 1),
     ):
         try:
@@ -64,12 +64,6 @@ def problems(
     if known and not any(problem.startswith("model.") for problem in ranges):
         found += _model_problems(config, image_shape or _declared_shape(config))
     return found
-
-
-def _zero(step: Any) -> float:
-    """A schedule for an optimiser that is only to say whether it can be made."""
-    del step
-    return 0.0
 
 
 def nearest_multiples(number: int, unit: int) -> str:
